@@ -1,0 +1,1 @@
+"""Self-evolving language models with One-Way Policy Optimization."""
