@@ -1,0 +1,178 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong input, 75 interrupted and resumable."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from owpo.core.registry import entries
+from owpo.errors import InputError, Interrupted, RunFailed
+
+_EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 1, 2, 75
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    if rest and arguments.command not in ("train", "check"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        arguments.run(arguments, rest)
+    except InputError as error:
+        print(f"owpo: {error}", file=sys.stderr)
+        return _EXIT_INPUT
+    except RunFailed as error:
+        print(f"owpo: {error}", file=sys.stderr)
+        return _EXIT_FAILED
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"owpo: {_how_to_go_on(arguments, error)}", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="owpo",
+        description="Train language models with One-Way Policy Optimization: the verifier alone decides the "
+        "direction of every token's update, a reference that moves with the policy scales its size.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="start a run from a recipe",
+        description="Start a run. Any entry of the recipe can be overridden: --objective.name dapo, "
+        "--training.learning_rate 1e-6, --ratchet '{protocol = \"fixed\", steps = 60, reference = \"base\"}'.",
+        allow_abbrev=False,
+    )
+    train.add_argument("recipe", help="a TOML file, such as recipes/demo.toml")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="where the run folder exists already, go on with it instead of refusing (the recipe must not have changed)",
+    )
+    train.set_defaults(run=_train)
+
+    resume = commands.add_parser(
+        "resume",
+        help="go on with a run that was stopped or killed",
+        description="Go on from the newest intact checkpoint; on CPU the result is the uninterrupted run's, bit for bit.",
+        allow_abbrev=False,
+    )
+    resume.add_argument("folder", help="the run folder")
+    resume.set_defaults(run=_resume)
+
+    check = commands.add_parser(
+        "check",
+        help="validate a recipe and print its stages, without loading a model",
+        description="Validate a recipe and print who learns, from which weights, against which reference, for how long.",
+        allow_abbrev=False,
+    )
+    check.add_argument("recipe", help="a TOML file; overrides as in owpo train")
+    check.add_argument("--json", action="store_true", help="print the resolved configuration and stages as JSON")
+    check.set_defaults(run=_check)
+
+    objectives = commands.add_parser(
+        "objectives",
+        help="list the objectives: paper, what they need, defaults",
+        description="Every objective that [objective] name can choose.",
+        allow_abbrev=False,
+    )
+    objectives.add_argument("--json", action="store_true", help="print as JSON")
+    objectives.set_defaults(run=_objectives)
+    return parser
+
+
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from owpo.recipes import load_recipe
+    from owpo.run import resume, same_recipe, train
+    from owpo.terminal import Terminal, quiet_libraries
+
+    quiet_libraries()
+    config = load_recipe(arguments.recipe, overrides)
+    arguments.folder = config.run.folder
+    if arguments.resume and Path(config.run.folder).exists():
+        same_recipe(config, Path(config.run.folder))
+        resume(config.run.folder, display=Terminal())
+    else:
+        train(config, display=Terminal())
+
+
+def _resume(arguments: argparse.Namespace, _rest: list[str]) -> None:
+    from owpo.run import resume
+    from owpo.terminal import Terminal, quiet_libraries
+
+    quiet_libraries()
+    resume(arguments.folder, display=Terminal())
+
+
+def _check(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from owpo.ratchet.plan import plan_stages
+    from owpo.recipes import load_recipe
+
+    config = load_recipe(arguments.recipe, overrides)
+    stages = plan_stages(config.ratchet, config.objective)
+    if arguments.json:
+        plan = [stage.to_json() for stage in stages]
+        print(json.dumps({"config": config.model_dump(mode="json"), "stages": plan}, indent=2))
+        return
+    table = Table(title=f"{arguments.recipe}: {config.ratchet.protocol}, {len(stages)} stage(s)", title_justify="left")
+    for heading in ("stage", "learner", "starts from", "objective", "against", "because", "steps"):
+        table.add_column(heading)
+    for stage in stages:
+        cells = stage.to_json()
+        table.add_row(*(str(cells[key]) for key in ("number", "lineage", "start", "objective", "reference", "reason", "steps")))
+    Console().print(table)
+
+
+def _objectives(arguments: argparse.Namespace, _rest: list[str]) -> None:
+    rows = [_describe(entry) for entry in entries()]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(title="objectives", title_justify="left")
+    for heading in ("name", "paper", "needs", "advantage, reduction", "defaults"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        settings = ", ".join(f"{key} {value}" for key, value in row["defaults"].items())
+        table.add_row(
+            row["name"], row["paper"], ", ".join(row["needs"]) or "-",
+            f"{row['advantage']}, {row['reduction']}", settings or "-",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _describe(entry: Any) -> dict[str, Any]:
+    config = entry.config_class()
+    needs = asdict(entry.needs(config))
+    return {
+        "name": entry.name,
+        "paper": entry.source,
+        "needs": [name.replace("_", " ") for name, needed in needs.items() if needed],
+        "advantage": entry.scaffold.advantage,
+        "reduction": entry.scaffold.reduction,
+        "dynamic_sampling": entry.scaffold.dynamic_sampling,
+        "defaults": {f.name: getattr(config, f.name) for f in fields(config)},
+    }
+
+
+def _how_to_go_on(arguments: argparse.Namespace, error: BaseException) -> str:
+    folder = getattr(arguments, "folder", None)
+    if folder is None or not Path(folder).exists():
+        return "stopped before the run began; nothing was lost, start it again"
+    saved = "state saved" if isinstance(error, Interrupted) else "stopped at once, the last checkpoint stands"
+    return f"stopped ({error or 'Ctrl-C'}), {saved}; go on by: owpo resume {folder}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""avg@k of a policy on a set of problems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from owpo.evaluation.intervals import Accuracy, accuracy_interval
+from owpo.policy.load import Policy
+from owpo.policy.sampler import sample
+from owpo.problems.problem import Problem
+from owpo.problems.verify import Verdict
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`correct_NK` [N, k] bool on CPU; shares are of all N * k responses, lengths in tokens."""
+
+    accuracy: Accuracy
+    correct_NK: Tensor
+    unparseable_share: float
+    truncated_share: float
+    response_length: float
+
+    def to_json(self) -> dict[str, float]:
+        return {
+            "accuracy": self.accuracy.mean,
+            "low": self.accuracy.low,
+            "high": self.accuracy.high,
+            "num_problems": self.accuracy.num_problems,
+            "samples_per_problem": self.accuracy.samples_per_problem,
+            "unparseable_share": self.unparseable_share,
+            "truncated_share": self.truncated_share,
+            "response_length": self.response_length,
+        }
+
+
+def evaluate_policy(
+    policy: Policy,
+    problems: list[Problem],
+    verify: Callable[[str, str], Verdict],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Sample k = `samples` responses to each of N problems and verify them."""
+    responses = sample(
+        policy,
+        [policy.encode(problem.prompt) for problem in problems],
+        group_size=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        batch_size=batch_size,
+        on_batch=on_batch,
+    )
+    answers = [problem.answer for problem in problems for _ in range(samples)]
+    rows = zip(responses.tokens, responses.mask, answers, strict=True)
+    verdicts = [verify(policy.decode(tokens[mask]), answer) for tokens, mask, answer in rows]
+    correct_NK = torch.tensor([v is Verdict.correct for v in verdicts]).view(len(problems), samples)
+    return Evaluation(
+        accuracy=accuracy_interval(correct_NK),
+        correct_NK=correct_NK,
+        unparseable_share=Counter(verdicts)[Verdict.unparseable] / len(verdicts),
+        truncated_share=responses.truncated.double().mean().item(),
+        response_length=responses.lengths.double().mean().item(),
+    )

@@ -1,0 +1,276 @@
+"""Starting and resuming runs: `owpo.train` and `owpo.resume`. The command line is a thin cover over these two."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from owpo.bases.chain_addition import ensure_base
+from owpo.config import ChainAdditionSource, FixedProtocol, JSONLSource, ProblemsConfig, RunConfig, Source
+from owpo.errors import InputError, input_errors
+from owpo.policy.load import Policy, check_same_vocabulary, load_policy
+from owpo.problems import chain_addition
+from owpo.problems.jsonl import read_jsonl
+from owpo.problems.problem import Problem
+from owpo.problems.sources import split_check
+from owpo.problems.verify import verifier
+from owpo.ratchet.evolve import evolve
+from owpo.ratchet.plan import plan_stages
+from owpo.recipes import load_recipe
+from owpo.runs.environment import describe_environment
+from owpo.runs.folder import RunFolder
+from owpo.runs.lock import run_lock
+from owpo.runs.progress import Progress
+from owpo.stop import StopSignal
+from owpo.training.display import Display
+from owpo.training.rollout import ProblemOrder
+from owpo.training.session import Session, new_optimizer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and the rows of its closing table."""
+
+    folder: Path
+    rows: list[dict[str, Any]]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record a rollout step; docs/objectives.md says what each means."""
+        return RunFolder(self.folder).logs["metrics"].records()
+
+    def version_folder(self, version: str) -> Path:
+        """The Hugging Face folder of a version named in `rows`."""
+        return self.folder / "versions" / version
+
+
+def train(recipe: str | Path | RunConfig, overrides: Sequence[str] = (), *, display: Display | None = None) -> Run:
+    """Start a run and see it through.
+
+    Args:
+        recipe: a TOML file, or a configuration.
+        overrides: for a file, `--section.key value` words.
+        display: where progress is shown; None: nowhere.
+
+    Raises:
+        InputError: something in the recipe, the data or the models is wrong; nothing has been written.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved, `resume` goes on.
+        RunFailed: too many non-finite updates; the folder says more.
+    """
+    config = recipe if isinstance(recipe, RunConfig) else load_recipe(recipe, overrides)
+    display = display or Display()
+    path = Path(config.run.folder)
+    if path.exists():
+        raise InputError(
+            f"run.folder {str(path)!r} exists; go on with it by `owpo resume {path}`, choose another by "
+            "--run.folder, or remove it to start afresh"
+        )
+    config = _resolve_threads(config)
+    stop = StopSignal()
+    with stop.listen():
+        problems = _load_problems(config.problems)
+        _create(path, config, problems, display, stop)
+        return _go_on(path, config, problems, display, stop)
+
+
+def resume(folder: str | Path, *, display: Display | None = None) -> Run:
+    """Go on with a run from its newest intact checkpoint, as if it had never stopped. See `train` for errors."""
+    path = Path(folder)
+    if not path.is_dir():
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
+        hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
+        raise InputError(f"no run folder {str(path)!r}.{hint}")
+    config = RunFolder.read_config(path)
+    display = display or Display()
+    done = RunFolder(path).result()
+    if done is not None:
+        display.result(path, done["rows"])
+        return Run(path, done["rows"])
+    stop = StopSignal()
+    with stop.listen():
+        return _go_on(path, config, _load_problems(config.problems), display, stop)
+
+
+def same_recipe(config: RunConfig, folder: Path) -> None:
+    """
+    Raises:
+        InputError: the run in `folder` was started from another configuration; names what differs.
+    """
+    mine = _flatten(_resolve_threads(config).model_dump(mode="json"))
+    theirs = _flatten(RunFolder.read_config(folder).model_dump(mode="json"))
+    different = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+    if different:
+        told = "; ".join(f"{key} was {theirs.get(key)!r}, is now {mine.get(key)!r}" for key in different[:5])
+        raise InputError(
+            f"{folder} holds a run with other settings ({told}); choose another folder by --run.folder, or go on "
+            f"with that run as it is by `owpo resume {folder}`"
+        )
+
+
+def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _resolve_threads(config: RunConfig) -> RunConfig:
+    threads = config.run.threads or torch.get_num_threads()
+    return config.model_copy(update={"run": config.run.model_copy(update={"threads": threads})})
+
+
+def _create(
+    path: Path, config: RunConfig, problems: dict[str, list[Problem]], display: Display, stop: StopSignal
+) -> None:
+    """The run folder with its configuration and the weights it was given; it appears whole or not at all."""
+    _use_device(config)
+    if config.model.make is not None:
+        with (
+            input_errors("model.make"),
+            display.phase("making the base model", config.model.make.steps) as advance,
+        ):
+
+            def on_step(step: int, _loss: float) -> None:
+                stop.check()
+                advance(step)
+
+            ensure_base(config.model.make, Path(config.model.path), on_step=on_step)
+    with input_errors("model"):
+        policy = _load(config, config.model.path, config.model.revision)
+    _check_lengths(policy, problems, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        RunFolder.write_config(temporary, config)
+        folder = RunFolder(temporary)
+        folder.versions.add(policy, "base", parent=None, stage=0, step=0, reason=f"given: {config.model.path}")
+        given = config.ratchet.reference if isinstance(config.ratchet, FixedProtocol) else None
+        if given not in (None, "base"):
+            assert given is not None
+            with input_errors("ratchet.reference"):
+                reference = _load(config, given, None)
+                check_same_vocabulary(policy, reference)
+            folder.versions.add(
+                reference, "reference", parent=None, stage=0, step=0, reason=f"given: {given}"
+            )
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _load(config: RunConfig, path: str, revision: str | None) -> Policy:
+    return load_policy(
+        path,
+        device=config.run.device,
+        dtype=config.run.dtype,
+        revision=revision,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def _go_on(
+    path: Path, config: RunConfig, problems: dict[str, list[Problem]], display: Display, stop: StopSignal
+) -> Run:
+    """Run from the newest checkpoint, or from the start where there is none."""
+    _use_device(config)
+    with run_lock(path):
+        folder = RunFolder(path)
+        policy = folder.versions.load("base", device=config.run.device, dtype=config.run.dtype)
+        session = Session(
+            config=config,
+            folder=folder,
+            policy=policy,
+            optimizer=new_optimizer(policy, config.training),
+            progress=Progress(),
+            order=ProblemOrder(problems["train"], config.seed),
+            selection=problems["selection"],
+            report=problems["report"],
+            verify=verifier(config.problems.answer),
+            display=display,
+            stop=stop,
+        )
+        checkpoint = folder.checkpoints.load_newest()
+        if checkpoint is not None:
+            session.restore(checkpoint)
+        folder.cut_logs(checkpoint.log_sizes if checkpoint is not None else {})
+        folder.environment.append(describe_environment(torch.get_num_threads()))
+        session.tensorboard = _tensorboard(config, path, session.progress)
+        plan = plan_stages(config.ratchet, config.objective)
+        display.start(path, [str(stage) for stage in plan], session.progress.stage)
+        evolve(session)
+        result = folder.result()
+        assert result is not None
+        display.result(path, result["rows"])
+        return Run(path, result["rows"])
+
+
+def _use_device(config: RunConfig) -> None:
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("run.device = 'cuda', but torch sees no CUDA device here; set run.device to 'cpu'")
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    if config.run.tensorboard:
+        _import_tensorboard()
+
+
+def _import_tensorboard() -> type[SummaryWriter]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "run.tensorboard = true needs the package tensorboard: pip install 'owpo[tensorboard]'"
+        ) from error
+    return SummaryWriter
+
+
+def _tensorboard(config: RunConfig, path: Path, progress: Progress) -> SummaryWriter | None:
+    if not config.run.tensorboard:
+        return None
+    return _import_tensorboard()(str(path / "tensorboard"), purge_step=progress.total_steps + 1)
+
+
+def _load_problems(config: ProblemsConfig) -> dict[str, list[Problem]]:
+    """The three sets, which share no prompt."""
+    sets = {}
+    for name in ("train", "selection", "report"):
+        with input_errors(f"problems.{name}"):
+            sets[name] = _read_source(getattr(config, name), name)
+    with input_errors("problems"):
+        split_check(**sets)
+    return sets
+
+
+def _read_source(source: Source, split: Any) -> list[Problem]:
+    if isinstance(source, JSONLSource):
+        return read_jsonl(source.path)
+    assert isinstance(source, ChainAdditionSource)
+    return chain_addition.generate(
+        source.count, terms=source.terms, digits=source.digits, split=split, seed=source.seed
+    )
+
+
+def _check_lengths(policy: Policy, problems: dict[str, list[Problem]], config: RunConfig) -> None:
+    """Every prompt must leave room for the longest response."""
+    room = policy.context_length - config.rollout.max_new_tokens
+    for name, members in problems.items():
+        for problem in members:
+            length = len(policy.encode(problem.prompt))
+            if length > room:
+                raise InputError(
+                    f"problem {problem.id!r} of problems.{name} has {length} tokens, but the model's context of "
+                    f"{policy.context_length} less rollout.max_new_tokens = {config.rollout.max_new_tokens} leaves "
+                    f"{room}; drop the problem, or lower rollout.max_new_tokens"
+                )

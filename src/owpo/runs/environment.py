@@ -1,0 +1,51 @@
+"""What a run was made with: versions, machine, code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe_environment(threads: int) -> dict[str, Any]:
+    """Versions of everything that can change a number, the machine, the command, and the code's commit."""
+    return {
+        "owpo": version("owpo"),
+        "code": _code_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "tokenizers": version("tokenizers"),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "threads": threads,
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+    }
+
+
+def _code_version() -> dict[str, Any] | None:
+    """Commit of the checkout that this package runs from and whether it has local changes; None when installed."""
+    here = Path(__file__).resolve().parent
+    inside = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
+    commit = _git(here, "rev-parse", "HEAD")
+    if inside is None or commit is None:
+        return None
+    return {"commit": commit, "modified": bool(_git(here, "status", "--porcelain", "--", str(here.parent)))}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

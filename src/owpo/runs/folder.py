@@ -1,0 +1,72 @@
+"""The folder of a run.
+
+    config.json        the resolved configuration
+    environment.jsonl  versions, machine and code, a line for every start
+    metrics.jsonl      a line a rollout step         timing.jsonl     its seconds, by phase
+    rollouts.jsonl     some responses of each step   evaluations.jsonl  a line an evaluation
+    lineage.jsonl      a line for every reference    bad_updates/     what a skipped update had in hand
+    versions/          weights with a name           checkpoints/     what a restart needs
+    result.json        the closing table
+
+Every number in it repeats bit for bit when the run is repeated on the same CPU, but for those in timing.jsonl
+and environment.jsonl. docs/objectives.md says what each metric means.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from owpo.config import RunConfig
+from owpo.errors import InputError
+from owpo.recipes import build_config
+from owpo.runs.checkpoints import CheckpointStore
+from owpo.runs.files import read_json, write_json
+from owpo.runs.logs import JSONLLog
+from owpo.runs.versions import VersionStore
+
+LOGS = ("metrics", "timing", "rollouts", "evaluations", "lineage")
+
+
+class RunFolder:
+    """An existing run folder; `write_config` makes a new one of an empty folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.versions = VersionStore(path / "versions")
+        self.checkpoints = CheckpointStore(path / "checkpoints")
+        self.logs = {name: JSONLLog(path / f"{name}.jsonl") for name in LOGS}
+        self.environment = JSONLLog(path / "environment.jsonl")
+        self.result_file = path / "result.json"
+
+    @staticmethod
+    def write_config(path: Path, config: RunConfig) -> None:
+        for name in ("versions", "checkpoints"):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", config.model_dump(mode="json"))
+
+    @staticmethod
+    def read_config(path: Path) -> RunConfig:
+        """
+        Raises:
+            InputError: the folder is no run, or its configuration has been changed into one that is not valid.
+        """
+        file = path / "config.json"
+        if not file.is_file():
+            raise InputError(
+                f"{str(path)!r} is not a run folder (it has no config.json); start one with owpo train RECIPE"
+            )
+        return build_config(read_json(file), str(file))
+
+    def sync_logs(self) -> dict[str, int]:
+        """Flush every log; their sizes, for a checkpoint."""
+        return {name: log.sync() for name, log in self.logs.items()}
+
+    def cut_logs(self, sizes: dict[str, int]) -> None:
+        """Forget what was logged after a checkpoint (everything, for an empty `sizes`)."""
+        for name, log in self.logs.items():
+            log.cut(sizes.get(name, 0))
+
+    def result(self) -> dict[str, Any] | None:
+        """The closing table, None while the run is not done."""
+        return read_json(self.result_file) if self.result_file.is_file() else None

@@ -1,0 +1,32 @@
+"""One process a run folder. The kernel drops the lock when its holder dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from owpo.errors import InputError
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    with (folder / "run.lock").open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise InputError(
+                f"{folder} is in use by process {stream.read().strip() or 'unknown'}; wait for it to end, or stop it"
+            ) from error
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield

@@ -1,0 +1,1 @@
+"""One stage: sample, verify, advantage, reference, update. Read `stage.py` top to bottom."""

@@ -1,0 +1,192 @@
+"""From problems to rewarded groups: sample, verify, drop what teaches nothing, sample more.
+
+Shape legend: P prompts, G responses per prompt, B = P * G sequences (row p * G + g), T response tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from owpo.config import RolloutConfig
+from owpo.core.advantage import overlong_penalty, zero_variance
+from owpo.policy.load import Policy
+from owpo.policy.responses import Responses
+from owpo.policy.sampler import sample
+from owpo.problems.problem import Problem
+from owpo.problems.verify import Verdict
+from owpo.seeds import derive_seed
+
+Verifier = Callable[[str, str], Verdict]
+
+
+class ProblemOrder:
+    """Problems in a new random order every epoch; which one comes at a position depends on the seed alone."""
+
+    def __init__(self, problems: list[Problem], seed: int) -> None:
+        self.problems = problems
+        self.seed = seed
+        self._epoch = -1
+        self._order: list[int] = []
+
+    def take(self, cursor: int, count: int) -> list[Problem]:
+        """The problems at positions cursor ... cursor + count - 1."""
+        return [self._at(position) for position in range(cursor, cursor + count)]
+
+    def _at(self, position: int) -> Problem:
+        epoch, index = divmod(position, len(self.problems))
+        if epoch != self._epoch:
+            self._order = list(range(len(self.problems)))
+            random.Random(derive_seed(self.seed, "order", epoch)).shuffle(self._order)
+            self._epoch = epoch
+        return self.problems[self._order[index]]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """P problems with G verified responses each."""
+
+    problems: list[Problem]
+    responses: Responses
+    texts: list[str]
+    verdicts: list[Verdict]
+
+    @property
+    def group_size(self) -> int:
+        return len(self.verdicts) // max(len(self.problems), 1)
+
+    @property
+    def correct_PG(self) -> Tensor:
+        correct = torch.tensor([verdict is Verdict.correct for verdict in self.verdicts])
+        return correct.view(len(self.problems), -1)
+
+    def select(self, keep: list[int], pad_id: int) -> Groups:
+        """These groups, in this order."""
+        return concatenate([self._one(p) for p in keep], pad_id)
+
+    def _one(self, p: int) -> Groups:
+        size = self.group_size
+        rows = range(p * size, (p + 1) * size)
+        return Groups(
+            [self.problems[p]],
+            self.responses.rows(torch.tensor(rows)),
+            [self.texts[i] for i in rows],
+            [self.verdicts[i] for i in rows],
+        )
+
+
+def concatenate(parts: list[Groups], pad_id: int) -> Groups:
+    return Groups(
+        [problem for part in parts for problem in part.problems],
+        Responses.concatenate([part.responses for part in parts], pad_id),
+        [text for part in parts for text in part.texts],
+        [verdict for part in parts for verdict in part.verdicts],
+    )
+
+
+def sample_groups(
+    policy: Policy,
+    problems: list[Problem],
+    verify: Verifier,
+    settings: RolloutConfig,
+    seed: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> Groups:
+    """G responses to each problem, each with its verdict."""
+    responses = sample(
+        policy,
+        [policy.encode(problem.prompt) for problem in problems],
+        group_size=settings.group_size,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=1.0,
+        seed=seed,
+        batch_size=settings.batch_size,
+        on_batch=on_batch,
+    )
+    texts = [policy.decode(t[m]) for t, m in zip(responses.tokens, responses.mask, strict=True)]
+    answers = [problem.answer for problem in problems for _ in range(settings.group_size)]
+    verdicts = [verify(text, answer) for text, answer in zip(texts, answers, strict=True)]
+    return Groups(problems, responses, texts, verdicts)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a step trains on (`groups` is None where no group taught anything), and what it cost to find."""
+
+    groups: Groups | None
+    num_drawn: int
+    is_short: bool
+    stats: dict[str, float]
+
+
+def collect_rollout(
+    policy: Policy,
+    order: ProblemOrder,
+    cursor: int,
+    verify: Verifier,
+    settings: RolloutConfig,
+    *,
+    dynamic_sampling: bool,
+    seed: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> Rollout:
+    """`settings.prompts` groups; with dynamic sampling only groups that hold right and wrong answers (DAPO).
+
+    The filter looks at the verdicts and never at a shaped reward. Rounds of `settings.prompts` prompts are sampled
+    until enough groups are kept or `max_rounds` is reached; the step then goes on with what there is (`is_short`).
+    """
+    kept: list[Groups] = []
+    everything: list[Groups] = []
+    num_kept = drawn = 0
+    for round_ in range(settings.max_rounds if dynamic_sampling else 1):
+        problems = order.take(cursor + drawn, settings.prompts)
+        drawn += settings.prompts
+        groups = sample_groups(policy, problems, verify, settings, derive_seed(seed, "round", round_), on_batch)
+        everything.append(groups)
+        if dynamic_sampling:
+            mixed = (~zero_variance(groups.correct_PG.float())).nonzero().flatten().tolist()
+            mixed = mixed[: settings.prompts - num_kept]
+            groups = groups.select(mixed, policy.pad_id) if mixed else None
+        if groups is not None:
+            kept.append(groups)
+            num_kept += len(groups.problems)
+        if num_kept == settings.prompts:
+            break
+    return Rollout(
+        groups=concatenate(kept, policy.pad_id) if kept else None,
+        num_drawn=drawn,
+        is_short=num_kept < settings.prompts,
+        stats={**_describe(everything), "groups_kept": num_kept, "groups_sampled": drawn},
+    )
+
+
+def _describe(parts: list[Groups]) -> dict[str, float]:
+    """Metrics over everything that was sampled, kept or not."""
+    correct_PG = torch.cat([part.correct_PG for part in parts]).double()
+    lengths = torch.cat([part.responses.lengths for part in parts]).double()
+    truncated = torch.cat([part.responses.truncated for part in parts]).double()
+    verdicts = Counter(verdict for part in parts for verdict in part.verdicts)
+    return {
+        "accuracy": correct_PG.mean().item(),
+        "all_right_share": (correct_PG.mean(dim=1) == 1).double().mean().item(),
+        "all_wrong_share": (correct_PG.mean(dim=1) == 0).double().mean().item(),
+        "unparseable_share": verdicts[Verdict.unparseable] / correct_PG.numel(),
+        "response_length": lengths.mean().item(),
+        "truncated_share": truncated.mean().item(),
+        "sampled_tokens": int(lengths.sum().item()),
+    }
+
+
+def shaped_reward(groups: Groups, settings: RolloutConfig) -> Tensor:
+    """reward_PG: 1 for a correct response, else 0, plus DAPO's overlong penalty where it is on."""
+    reward_PG = groups.correct_PG.double()
+    if settings.overlong_cache == 0:
+        return reward_PG
+    lengths_PG = groups.responses.lengths.cpu().view_as(reward_PG)
+    return reward_PG + overlong_penalty(lengths_PG, settings.max_new_tokens, settings.overlong_cache)

@@ -1,0 +1,113 @@
+"""What every part of a run shares: configuration, folder, problems, progress, the learner, and its voice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from owpo.config import RunConfig, TrainingConfig
+from owpo.evaluation.evaluate import Evaluation, evaluate_policy
+from owpo.policy.load import Policy
+from owpo.problems.problem import Problem
+from owpo.runs.checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from owpo.runs.folder import RunFolder
+from owpo.runs.progress import Progress
+from owpo.seeds import derive_seed
+from owpo.stop import StopSignal
+from owpo.training.display import Display
+from owpo.training.rollout import ProblemOrder, Verifier
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def new_optimizer(policy: Policy, config: TrainingConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        policy.model.parameters(),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        foreach=True,
+    )
+
+
+@dataclass
+class Session:
+    """One process at work on one run folder."""
+
+    config: RunConfig
+    folder: RunFolder
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    order: ProblemOrder
+    selection: list[Problem]
+    report: list[Problem]
+    verify: Verifier
+    display: Display
+    stop: StopSignal
+    tensorboard: SummaryWriter | None = None
+
+    def load_version(self, id: str) -> Policy:
+        return self.folder.versions.load(id, device=self.config.run.device, dtype=self.config.run.dtype)
+
+    def restart_optimizer(self) -> None:
+        self.optimizer = new_optimizer(self.policy, self.config.training)
+        self.progress.updates = 0
+
+    def save_checkpoint(self) -> None:
+        """Everything a restart needs; then forget the versions that no checkpoint points to."""
+        checkpoint = Checkpoint(
+            weights=weights_of(self.policy),
+            optimizer=optimizer_tensors(self.optimizer),
+            progress=self.progress,
+            log_sizes=self.folder.sync_logs(),
+        )
+        self.folder.checkpoints.save(checkpoint, self.config.run.keep_checkpoints)
+        kept = [Progress.from_json(entry["progress"]) for entry in self.folder.checkpoints.listed()]
+        self.folder.versions.keep_only({"base", "reference"}.union(*(p.versions() for p in kept)))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put the session where the checkpoint was made."""
+        self.policy.model.load_state_dict(checkpoint.weights, strict=False)
+        self.policy.model.tie_weights()
+        load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
+        self.progress = checkpoint.progress
+
+    def evaluate(self, problems: list[Problem], set_name: str, samples: int) -> Evaluation:
+        """avg@k of the policy as it stands. The seed is the same every time, so that differences are paired."""
+        settings = self.config.evaluation
+        with self.display.phase(f"evaluating on {set_name}", len(problems) * samples) as advance:
+            return evaluate_policy(
+                self.policy,
+                problems,
+                self.verify,
+                samples=samples,
+                max_new_tokens=self.config.rollout.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=derive_seed(self.config.seed, "evaluation", set_name),
+                batch_size=self.config.rollout.batch_size,
+                on_batch=self.watching(advance),
+            )
+
+    def track(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
+        """Send a step's numbers to TensorBoard, where the run asked for it."""
+        if self.tensorboard is None:
+            return
+        for group, record in (("metrics", metrics), ("timing", timing)):
+            for name, value in record.items():
+                if isinstance(value, int | float):
+                    self.tensorboard.add_scalar(f"{group}/{name}", value, metrics["total_step"])
+
+    def watching(self, advance: Callable[[int], None]) -> Callable[[int], None]:
+        """A callback for long loops: stop if asked to, else move the progress bar."""
+
+        def on_batch(done: int) -> None:
+            self.stop.check()
+            advance(done)
+
+        return on_batch

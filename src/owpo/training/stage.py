@@ -1,0 +1,368 @@
+"""One stage of training: the method's Algorithm 1 between two moves of the reference.
+
+    repeat:  roll out G responses per prompt -> verify -> advantages -> active samples
+             -> reference log-probs -> weights -> updates
+
+Progress changes only at the end of a step. Until its updates begin a step may be left at any moment (a stop is
+looked for while sampling), and doing it again gives the same result.
+
+Shape legend: P prompts, G responses per prompt, B = P * G sequences, T response tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from owpo.core.advantage import estimate_advantage
+from owpo.core.deviation import active_count, deviation, top_active
+from owpo.core.registry import Objective
+from owpo.errors import RunFailed
+from owpo.policy.load import Policy
+from owpo.runs.versions import Version
+from owpo.seeds import derive_seed
+from owpo.training.rollout import Groups, Rollout, collect_rollout, shaped_reward
+from owpo.training.session import Session
+from owpo.training.update import (
+    TrainingRows,
+    UpdateResult,
+    add_old_logp,
+    add_ref_logp,
+    optimiser_update,
+    rows_with_gradient,
+    token_divergence,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The reference of a stage. `outgoing` loads the one before it, None where there was none."""
+
+    policy: Policy
+    version: Version
+    reason: str
+    outgoing: Callable[[], Policy] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one stage is to do: `number` is 1-based, `steps` are rollout steps."""
+
+    number: int
+    lineage: str
+    objective: Objective
+    steps: int
+    reference: Reference | None
+
+
+def train_stage(session: Session, task: Task) -> None:
+    """From wherever `session.progress` stands in the stage to its end."""
+    progress = session.progress
+    while True:
+        if _evaluation_is_due(session, task):
+            _evaluate_and_keep_best(session, task)
+        if progress.step == task.steps:
+            return
+        session.stop.check()
+        train_step(session, task)
+        if progress.step % session.config.run.checkpoint_every == 0:
+            session.save_checkpoint()
+
+
+def train_step(session: Session, task: Task) -> None:
+    """One rollout batch and its optimiser updates."""
+    config, progress, policy = session.config, session.progress, session.policy
+    place = (task.number, progress.step)
+    clock = PhaseClock()
+
+    with clock("sampling"), session.display.phase("sampling", None) as advance:
+        wants_mixed_groups = config.rollout.dynamic_sampling
+        if wants_mixed_groups is None:
+            wants_mixed_groups = task.objective.scaffold.dynamic_sampling
+        rollout = collect_rollout(
+            policy,
+            session.order,
+            progress.cursor,
+            session.verify,
+            config.rollout,
+            dynamic_sampling=wants_mixed_groups,
+            seed=derive_seed(config.seed, "rollout", *place),
+            on_batch=session.watching(advance),
+        )
+    groups = rollout.groups
+    rows, results, move = None, [], None
+    if groups is not None:
+        rows = _rows_of(groups, session, task)
+        with clock("reference"):
+            rows = _with_log_probs(rows, session, task)
+            if progress.step == 0 and task.reference is not None:
+                move = _measure_move(rows, session, task.reference, task.objective)
+        with clock("updating"):
+            results = _update(rows, session, task)
+
+    _log_step(session, task, rollout, rows, results, move, clock)
+    progress.cursor += rollout.num_drawn
+    progress.short_batches += rollout.is_short
+    progress.step += 1
+    progress.total_steps += 1
+
+
+def _rows_of(groups: Groups, session: Session, task: Task) -> TrainingRows:
+    """Advantages and active samples: all that needs the group, decided before any split."""
+    config = session.config
+    estimator = config.training.advantage or task.objective.scaffold.advantage
+    advantage_PG = estimate_advantage(shaped_reward(groups, config.rollout), estimator)
+    size = advantage_PG.shape[1]
+    num_active = size
+    if config.training.active_samples == "curriculum":
+        num_active = active_count(session.progress.step, task.steps, size)
+    device = groups.responses.tokens.device
+    return TrainingRows(
+        responses=groups.responses,
+        group=torch.arange(len(advantage_PG)).repeat_interleave(size).to(device),
+        advantage=advantage_PG.flatten().to(device),
+        active=top_active(advantage_PG, num_active).flatten().to(device),
+        step=session.progress.step,
+    )
+
+
+def _with_log_probs(rows: TrainingRows, session: Session, task: Task) -> TrainingRows:
+    """Only what the objective reads, and only of rows that have a gradient."""
+    config, needs = session.config, task.objective.needs
+    trained = rows_with_gradient(rows, task.objective)
+    settings = (config.rollout.temperature, config.training.micro_batch_tokens)
+    # With one update a batch, the update's own forward pass is the old policy.
+    if needs.prepared or (needs.old_logp and config.training.updates_per_batch > 1):
+        rows = add_old_logp(session.policy, rows, trained, *settings)
+    if needs.reference:
+        assert task.reference is not None
+        rows = add_ref_logp(task.reference.policy, rows, trained, *settings)
+    return rows
+
+
+def _measure_move(
+    rows: TrainingRows, session: Session, reference: Reference, objective: Objective
+) -> dict[str, Any]:
+    """How far the learner stands from the outgoing and from the incoming reference, on the same responses."""
+    config = session.config
+    settings = (config.rollout.temperature, config.training.micro_batch_tokens)
+    trained = rows_with_gradient(rows, objective)
+    rows = add_old_logp(session.policy, rows, trained, *settings)
+    incoming = rows if rows.ref_logp is not None else add_ref_logp(reference.policy, rows, trained, *settings)
+    before = None
+    if reference.outgoing is not None:
+        before = _distance(add_ref_logp(reference.outgoing(), rows, trained, *settings).rows(trained))
+    return {"before": before, "after": _distance(incoming.rows(trained))}
+
+
+def _distance(rows: TrainingRows) -> dict[str, float] | None:
+    """Means over the rows' tokens; None where there are none."""
+    mask = rows.responses.mask
+    if not mask.any():
+        return None
+    assert rows.old_logp is not None and rows.ref_logp is not None
+    delta = deviation(rows.old_logp, rows.ref_logp, rows.advantage.unsqueeze(1))[mask].double()
+    divergence = token_divergence(rows.old_logp, rows.ref_logp)[mask].double()
+    return {
+        "delta": delta.mean().item(),
+        "abs_delta": delta.abs().mean().item(),
+        "kl": divergence.mean().item(),
+    }
+
+
+def _update(rows: TrainingRows, session: Session, task: Task) -> list[UpdateResult]:
+    """The batch's optimiser updates, each on its own share of the prompts."""
+    config, progress = session.config, session.progress
+    seed = derive_seed(config.seed, "updates", task.number, progress.step)
+    num_prompts = int(rows.group.max()) + 1
+    order = torch.randperm(num_prompts, generator=torch.Generator().manual_seed(seed)).to(rows.group.device)
+    results = []
+    for number, prompts in enumerate(order.tensor_split(min(config.training.updates_per_batch, num_prompts))):
+        share = rows.rows(torch.isin(rows.group, prompts).nonzero().flatten())
+        for group in session.optimizer.param_groups:
+            group["lr"] = learning_rate(
+                config.training.learning_rate, config.training.warmup_updates, progress.updates
+            )
+        result = optimiser_update(
+            session.policy,
+            session.optimizer,
+            task.objective,
+            share,
+            reduction=config.training.reduction or task.objective.scaffold.reduction,
+            max_tokens=config.rollout.max_new_tokens,
+            temperature=config.rollout.temperature,
+            micro_batch_tokens=config.training.micro_batch_tokens,
+            grad_clip=config.training.grad_clip,
+            seed=derive_seed(seed, number),
+        )
+        results.append(result)
+        if result.bad is None:
+            progress.bad_updates = 0
+            progress.updates += 1
+        else:
+            progress.bad_updates += 1
+            _keep_bad_update(session, task, share, result.bad, number)
+    return results
+
+
+def learning_rate(peak: float, warmup_updates: int, updates_done: int) -> float:
+    """Linear from peak / warmup_updates to peak, then constant."""
+    return peak * min(1.0, (updates_done + 1) / max(warmup_updates, 1))
+
+
+def _keep_bad_update(session: Session, task: Task, rows: TrainingRows, reason: str, number: int) -> None:
+    """Write down what led to a non-finite loss or gradient; after too many in a row the run ends."""
+    folder = session.folder.path / "bad_updates"
+    folder.mkdir(exist_ok=True)
+    name = f"stage{task.number}-step{session.progress.step}-update{number}"
+    save_file({key: value.contiguous() for key, value in rows.tensors().items()}, folder / f"{name}.safetensors")
+    note = {"reason": reason, "objective": task.objective.name, "prompts": rows.responses.prompts}
+    (folder / f"{name}.json").write_text(json.dumps(note), encoding="utf-8")
+    session.display.warn(f"update skipped, {reason}; its batch is in {folder / name}.safetensors")
+    limit = session.config.training.max_bad_updates
+    if session.progress.bad_updates >= limit:
+        raise RunFailed(
+            f"{limit} updates in a row had a non-finite loss or gradient (the last: {reason}). The batches are in "
+            f"{folder}; the last checkpoint is untouched. A lower training.learning_rate or training.grad_clip, or "
+            "run.dtype float32, is the usual mend"
+        )
+
+
+def _evaluation_is_due(session: Session, task: Task) -> bool:
+    step = session.progress.step
+    due = step == task.steps or (step > 0 and step % session.config.evaluation.every == 0)
+    return due and session.progress.evaluated_step != step
+
+
+def _evaluate_and_keep_best(session: Session, task: Task) -> None:
+    """Score the policy on the selection set; the stage's best is kept as a version, ties go to the earlier."""
+    progress = session.progress
+    result = session.evaluate(session.selection, "selection", session.config.evaluation.samples)
+    score = result.accuracy.mean
+    is_best = progress.best is None or score > progress.best["score"]
+    if is_best:
+        version = session.folder.versions.add(
+            session.policy,
+            f"stage{task.number}-step{progress.step}",
+            parent=progress.stage_start,
+            stage=task.number,
+            step=progress.step,
+            reason=f"best of stage {task.number} so far on the selection set",
+            score=score,
+        )
+        progress.best = {"version": version.id, "score": score}
+    progress.evaluated_step = progress.step
+    record = {"stage": task.number, "lineage": task.lineage, "step": progress.step, "set": "selection"}
+    session.folder.logs["evaluations"].append({**record, "best": is_best, **result.to_json()})
+    session.display.evaluation(task.number, progress.step, result, is_best)
+
+
+def _log_step(
+    session: Session,
+    task: Task,
+    rollout: Rollout,
+    rows: TrainingRows | None,
+    results: list[UpdateResult],
+    move: dict[str, Any] | None,
+    clock: PhaseClock,
+) -> None:
+    """One line in each log, one on the screen. Nothing of it depends on the clock but timing.jsonl."""
+    progress, logs = session.progress, session.folder.logs
+    place = {"stage": task.number, "lineage": task.lineage, "step": progress.step + 1}
+    metrics = {
+        **place,
+        "total_step": progress.total_steps + 1,
+        "objective": task.objective.name,
+        "reference": task.reference.version.id if task.reference is not None else None,
+        **rollout.stats,
+        "short_batches": progress.short_batches + rollout.is_short,
+        "active_share": rows.active.double().mean().item() if rows is not None else None,
+        **_merge(results),
+        "learning_rate": session.optimizer.param_groups[0]["lr"],
+    }
+    timing = {**place, **clock.seconds, "tokens_per_second": rollout.stats["sampled_tokens"] / clock.total()}
+    logs["metrics"].append(metrics)
+    logs["timing"].append(timing)
+    if rollout.groups is not None and rows is not None:
+        for record in _some_rollouts(rollout.groups, rows, session.config.run.rollouts_per_step):
+            logs["rollouts"].append({**place, **record})
+    if progress.step == 0 and task.reference is not None:
+        version = task.reference.version
+        logs["lineage"].append(
+            {
+                **place,
+                "reference": version.id,
+                "hash": version.hash,
+                "parent": version.parent,
+                "made_in_stage": version.stage,
+                "made_at_step": version.step,
+                "score": version.score,
+                "reason": task.reference.reason,
+                "learner_from": progress.stage_start,
+                "distance": move,
+            }
+        )
+    session.display.step(metrics, timing, task.steps)
+    session.track(metrics, timing)
+
+
+def _merge(results: list[UpdateResult]) -> dict[str, float | int | None]:
+    """A step's updates as one set of numbers: token statistics over all trained tokens, the rest over updates."""
+    taken = [r for r in results if r.bad is None and r.num_tokens > 0]
+    merged: dict[str, float | int | None] = {
+        "updates": len(taken),
+        "bad_updates": sum(r.bad is not None for r in results),
+        "trained_tokens": sum(r.num_tokens for r in taken),
+        "loss": sum(r.loss for r in taken) / len(taken) if taken else None,
+        "grad_norm": sum(r.grad_norm for r in taken) / len(taken) if taken else None,
+    }
+    sums: defaultdict[str, float] = defaultdict(float)
+    for result in taken:
+        for name, mean in result.stats.items():
+            sums[name] += mean * result.num_tokens
+    total = sum(r.num_tokens for r in taken)
+    return merged | {name: value / total for name, value in sums.items()}
+
+
+def _some_rollouts(groups: Groups, rows: TrainingRows, count: int) -> Iterator[dict[str, Any]]:
+    """The first `count` responses, spread over groups: response 0 of every prompt, then response 1, ..."""
+    size = groups.group_size
+    order = [p * size + g for g in range(size) for p in range(len(groups.problems))]
+    for row in order[:count]:
+        problem = groups.problems[row // size]
+        yield {
+            "problem": problem.id,
+            "prompt": problem.prompt,
+            "response": groups.texts[row],
+            "answer": problem.answer,
+            "verdict": str(groups.verdicts[row]),
+            "advantage": rows.advantage[row].item(),
+            "active": bool(rows.active[row]),
+            "tokens": int(groups.responses.lengths[row]),
+            "truncated": bool(groups.responses.truncated[row]),
+        }
+
+
+class PhaseClock:
+    """Wall-clock seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def total(self) -> float:
+        return time.perf_counter() - self._start

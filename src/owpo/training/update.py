@@ -1,0 +1,238 @@
+"""One optimiser update: micro-batches in, one step of the weights out.
+
+Shape legend: B sequences, T response tokens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from owpo.core.batch import TokenBatch
+from owpo.core.reduce import StepCounts, reduction_weights
+from owpo.core.registry import Objective
+from owpo.policy.load import Policy
+from owpo.policy.logprobs import micro_batches, reference_logprobs, response_logprobs
+from owpo.policy.responses import Responses
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRows:
+    """B responses with all that an objective may read of them.
+
+        group      [B] int64   which prompt a row answers
+        advantage  [B]         active [B] bool
+        old_logp   [B, T]      None where the only update of the batch defines it
+        ref_logp   [B, T]      None where the objective reads none
+        weight     [B, T]      prepared weights, see `Objective.prepare`
+        step       int         rollout steps done in the stage
+    """
+
+    responses: Responses
+    group: Tensor
+    advantage: Tensor
+    active: Tensor
+    old_logp: Tensor | None = None
+    ref_logp: Tensor | None = None
+    weight: Tensor | None = None
+    step: int = 0
+
+    def rows(self, index: Tensor) -> TrainingRows:
+        """These rows; T shrinks to the longest of them."""
+        responses = self.responses.rows(index)
+        length = responses.tokens.shape[1]
+        picked = {
+            f.name: value[index] if value.ndim == 1 else value[index, :length]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, responses=responses, **picked)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything in them as named tensors, to be written out."""
+        own = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return {**own, "tokens": self.responses.tokens, "mask": self.responses.mask}
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """`bad` says why no step was taken, None if one was. `stats` are means over the update's trained tokens."""
+
+    bad: str | None
+    loss: float
+    grad_norm: float
+    num_tokens: int
+    stats: dict[str, float]
+
+
+class NonFinite(Exception):
+    """A loss or gradient that is not a number; raised before it reaches the weights."""
+
+
+def rows_with_gradient(rows: TrainingRows, objective: Objective) -> Tensor:
+    """Indices of the rows that can move the weights: a sample with advantage 0 needs no pass where it has none."""
+    if objective.needs.zero_advantage:
+        return torch.arange(rows.advantage.shape[0])
+    return rows.advantage.nonzero().flatten()
+
+
+def add_old_logp(
+    policy: Policy, rows: TrainingRows, index: Tensor, temperature: float, micro_batch_tokens: int
+) -> TrainingRows:
+    """The rows with `old_logp` of the rows in `index` from the policy as it stands."""
+    return replace(rows, old_logp=_scored_rows(policy, rows.responses, index, temperature, micro_batch_tokens))
+
+
+def add_ref_logp(
+    reference: Policy, rows: TrainingRows, index: Tensor, temperature: float, micro_batch_tokens: int
+) -> TrainingRows:
+    """The rows with `ref_logp` of the rows in `index`, by the same function, dtype and kernel as the policy's."""
+    return replace(rows, ref_logp=_scored_rows(reference, rows.responses, index, temperature, micro_batch_tokens))
+
+
+def _scored_rows(
+    policy: Policy, responses: Responses, index: Tensor, temperature: float, micro_batch_tokens: int
+) -> Tensor:
+    """Log-probs [B, T] without gradient; NaN in rows that were not asked for, so that none is read by mistake."""
+    if len(index) == 0:
+        return torch.full(responses.tokens.shape, float("nan"), device=responses.tokens.device)
+    scored = reference_logprobs(policy, responses.rows(index), temperature, micro_batch_tokens)
+    logp = torch.full(responses.tokens.shape, float("nan"), dtype=scored.dtype, device=scored.device)
+    logp[index, : scored.shape[1]] = scored
+    return logp
+
+
+def accumulate_gradients(
+    policy: Policy,
+    objective: Objective,
+    rows: TrainingRows,
+    split: list[Tensor],
+    *,
+    reduction: str,
+    counts: StepCounts,
+    prompt_tokens: Tensor,
+    temperature: float,
+) -> tuple[float, int, dict[str, float]]:
+    """Add the gradient of one optimiser step to the parameters, micro-batch by micro-batch.
+
+    Args:
+        rows: the step's rows that have a gradient.
+        split: row indices of each micro-batch; any partition of the rows gives the same gradient.
+        counts: of the whole step, rows without a gradient included.
+        prompt_tokens: [B], response tokens of each row's whole group.
+
+    Returns:
+        The step's loss, its trained tokens, and the mean of every per-token statistic over them.
+
+    Raises:
+        NonFinite: the loss of a micro-batch is not finite.
+    """
+    total = 0.0
+    num_tokens = 0
+    sums: defaultdict[str, float] = defaultdict(float)
+    for index in split:
+        part = rows.rows(index)
+        mask = part.responses.mask
+        logp, entropy = response_logprobs(policy, part.responses, temperature, with_entropy=True)
+        batch = TokenBatch(
+            logp=logp,
+            old_logp=logp.detach() if part.old_logp is None else part.old_logp,
+            ref_logp=part.ref_logp,
+            sampler_logp=part.responses.sampler_logp,
+            advantage=part.advantage.to(logp.dtype),
+            mask=mask,
+            active=part.active,
+            weight=part.weight,
+            step=part.step,
+        )
+        result = objective(batch)
+        weights = reduction_weights(mask, reduction, counts, prompt_tokens[index], dtype=logp.dtype)
+        loss = (result.loss * weights).sum()
+        if not torch.isfinite(loss):
+            raise NonFinite(f"loss is {loss.item()}")
+        loss.backward()
+        total += loss.item()
+        num_tokens += int(mask.sum())
+        stats = {**result.stats, "entropy": entropy}
+        if part.ref_logp is not None:
+            stats["kl_to_reference"] = token_divergence(logp.detach(), part.ref_logp)
+        for name, value in stats.items():
+            sums[name] += value[mask].double().sum().item()
+    return total, num_tokens, {name: value / max(num_tokens, 1) for name, value in sums.items()}
+
+
+def token_divergence(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """KL(pi || ref) estimated at each sampled token, unbiased and never negative: e^-x - 1 + x, x = log pi/ref."""
+    x = (logp - ref_logp).clamp(min=-20)
+    return torch.exp(-x) - 1 + x
+
+
+def optimiser_update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    rows: TrainingRows,
+    *,
+    reduction: str,
+    max_tokens: int,
+    temperature: float,
+    micro_batch_tokens: int,
+    grad_clip: float,
+    seed: int,
+) -> UpdateResult:
+    """One step of the weights on `rows`, or none at all where loss or gradient is not finite."""
+    device = rows.advantage.device
+    lengths = rows.responses.lengths.to(device)
+    group_tokens = torch.zeros(int(rows.group.max()) + 1, dtype=lengths.dtype, device=device)
+    group_tokens.index_add_(0, rows.group, lengths)
+    counts = StepCounts(
+        tokens=int(lengths.sum()),
+        sequences=len(lengths),
+        prompts=len(rows.group.unique()),
+        max_tokens=max_tokens,
+    )
+    trained = rows_with_gradient(rows, objective).to(device)
+    if len(trained) == 0:
+        return UpdateResult(None, 0.0, 0.0, 0, {})
+    prompt_tokens = group_tokens[rows.group][trained]
+    rows = _prepare(objective, rows.rows(trained), seed)
+    optimizer.zero_grad(set_to_none=True)
+    try:
+        loss, num_tokens, stats = accumulate_gradients(
+            policy,
+            objective,
+            rows,
+            micro_batches(rows.responses.lengths, micro_batch_tokens),
+            reduction=reduction,
+            counts=counts,
+            prompt_tokens=prompt_tokens,
+            temperature=temperature,
+        )
+        grad_norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), grad_clip).item()
+        if not torch.isfinite(torch.tensor(grad_norm)):
+            raise NonFinite(f"gradient norm is {grad_norm}")
+    except NonFinite as error:
+        optimizer.zero_grad(set_to_none=True)
+        return UpdateResult(str(error), float("nan"), float("nan"), 0, {})
+    optimizer.step()
+    return UpdateResult(None, loss, grad_norm, num_tokens, stats)
+
+
+def _prepare(objective: Objective, rows: TrainingRows, seed: int) -> TrainingRows:
+    """Weights that must see the whole step before it is split, where the objective has such."""
+    if not objective.needs.prepared:
+        return rows
+    assert rows.old_logp is not None
+    batch = TokenBatch(
+        logp=rows.old_logp,
+        old_logp=rows.old_logp,
+        ref_logp=rows.ref_logp,
+        advantage=rows.advantage,
+        mask=rows.responses.mask,
+        active=rows.active,
+        step=rows.step,
+    )
+    return replace(rows, weight=objective.prepare(batch, torch.Generator().manual_seed(seed)).weight)

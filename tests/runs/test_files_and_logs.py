@@ -1,0 +1,71 @@
+"""Writes that a kill cannot halve, logs that can be cut back, and a lock that dies with its holder."""
+
+import subprocess
+import sys
+
+import pytest
+
+from owpo.errors import InputError
+from owpo.runs.files import atomic_folder, read_json, write_json
+from owpo.runs.lock import run_lock
+from owpo.runs.logs import JSONLLog, read_jsonl_records
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"value": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"value": object()})
+    assert read_json(path) == {"value": 1}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError, match="half way"), atomic_folder(tmp_path / "f") as folder:
+        (folder / "one").write_text("1")
+        raise RuntimeError("half way")
+    assert not (tmp_path / "f").exists()
+    with atomic_folder(tmp_path / "f") as folder:
+        assert list(folder.iterdir()) == []  # nothing is left over from the failed attempt
+        (folder / "two").write_text("2")
+    assert [p.name for p in (tmp_path / "f").iterdir()] == ["two"]
+
+
+def test_a_log_is_cut_back_to_a_checkpoint(tmp_path):
+    log = JSONLLog(tmp_path / "metrics.jsonl")
+    log.append({"step": 1, "text": "né"})
+    size = log.sync()
+    log.append({"step": 2})
+    log.cut(size)
+    log.append({"step": 2, "again": True})
+    assert log.records() == [{"step": 1, "text": "né"}, {"step": 2, "again": True}]
+
+
+def test_a_log_that_lost_lines_is_refused(tmp_path):
+    log = JSONLLog(tmp_path / "metrics.jsonl")
+    log.append({"step": 1})
+    with pytest.raises(InputError, match="restore the file"):
+        log.cut(log.sync() + 1)
+
+
+def test_a_line_cut_by_a_kill_is_not_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": ', encoding="utf-8")
+    assert read_jsonl_records(path) == [{"step": 1}]
+
+
+def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from owpo.runs.lock import run_lock\n"
+        "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"in use by process {holder.pid}"), run_lock(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    with run_lock(tmp_path):
+        pass
