@@ -1,0 +1,143 @@
+"""Problems from a JSON-lines file: one `{"id", "prompt", "answer", "difficulty", ...}` a line.
+
+`id` may be left out (then it is "line-N", N the 1-based line number). An integer `difficulty` fills that
+field; any other `difficulty`, and every other key, goes to `Problem.extra`. A number as answer is read as
+the text it is written with. Blank lines are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from owpo.core.registry import did_you_mean
+from owpo.problems.problem import Problem
+
+_FIELDS = ("id", "prompt", "answer")
+
+
+class _Number(str):
+    """A JSON number, kept as written: as a float, 0.10 would come back as another text."""
+
+
+def read_jsonl(path: str | Path) -> list[Problem]:
+    """The problems of `path`, in file order.
+
+    Raises:
+        ValueError: naming the file, the line, what is wrong and the fix.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(_missing(path))
+    problems: list[Problem] = []
+    line_of: dict[str, int] = {}
+    # Split on b"\n" alone: str.splitlines would also break at U+2028, which JSON strings may hold unescaped.
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+        where = f"{path}, line {number}"
+        text = _decode(raw, where, first=number == 1)
+        if not text.strip():
+            continue
+        problem = _problem(_parse(text, where), where, default_id=f"line-{number}")
+        if problem.id in line_of:
+            raise ValueError(
+                f"{where}: id {problem.id!r} was already used in line {line_of[problem.id]}; "
+                'give every problem its own "id", or none at all'
+            )
+        line_of[problem.id] = number
+        problems.append(problem)
+    if not problems:
+        raise ValueError(f'{path} holds no problem; write one {{"prompt": ..., "answer": ...}} a line')
+    return problems
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder; name the .jsonl file in it"
+    if not path.parent.is_dir():
+        return f"there is no file {path}, nor the folder {path.parent}; check the path"
+    siblings = [p.name for p in path.parent.iterdir() if p.is_file()]
+    return f"there is no file {path}; check the path.{did_you_mean(path.name, siblings)}"
+
+
+def _decode(raw: bytes, where: str, first: bool) -> str:
+    try:
+        # A byte order mark is common in files that passed through Windows, and means nothing here.
+        return raw.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x}, number {error.start + 1} of the line); "
+            "save the file as UTF-8"
+        ) from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text, parse_int=_Number, parse_float=_Number)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where}: broken JSON at column {error.colno} ({error.msg}); "
+            "every line must be one complete object"
+        ) from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: the JSON is nested too deeply to read; flatten the object") from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f'{where}: expected an object {{"prompt": ..., "answer": ...}}, got {_kind(record)}; '
+            "put one object a line"
+        )
+    return record
+
+
+def _problem(record: dict[str, Any], where: str, default_id: str) -> Problem:
+    extra = {key: _plain(value) for key, value in record.items() if key not in _FIELDS}
+    difficulty = extra.get("difficulty")
+    if type(difficulty) is int:  # not a bool
+        del extra["difficulty"]
+    else:
+        difficulty = None
+    return Problem(
+        id=_text(record, "id", where, number_too=True) if "id" in record else default_id,
+        prompt=_text(record, "prompt", where, number_too=False),
+        answer=_text(record, "answer", where, number_too=True),
+        difficulty=difficulty,
+        extra=extra,
+    )
+
+
+def _text(record: dict[str, Any], key: str, where: str, number_too: bool) -> str:
+    if key not in record:
+        found = ", ".join(repr(name) for name in record) or "none"
+        others = [name for name in record if name not in _FIELDS]
+        raise ValueError(f"{where}: no field {key!r}; the keys found are {found}.{did_you_mean(key, others)}")
+    value = record[key]
+    if not isinstance(value, str) or (isinstance(value, _Number) and not number_too):
+        allowed = "a string or a number" if number_too else "a string"
+        raise ValueError(
+            f"{where}: {key!r} must be {allowed}, got {_kind(value)}; write it as text in quotes"
+        )
+    if not value.strip():
+        raise ValueError(f"{where}: {key!r} is blank; fill it in, or remove the line")
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with its numbers as int and float again."""
+    if isinstance(value, _Number):
+        return json.loads(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in JSON's words, and the value where it is short."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, _Number):
+        return f"the number {value:.40}"
+    if isinstance(value, str):
+        return f"the string {value[:40]!r}"
+    return {True: "true", False: "false", None: "null"}.get(value, repr(value))
