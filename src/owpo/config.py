@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from owpo.bases.chain_addition import BaseRecipe
-from owpo.core.advantage import ESTIMATORS, GROUP_ESTIMATORS
+from owpo.core.advantage import ESTIMATORS
 from owpo.core.reduce import MODES
 from owpo.core.registry import Objective, did_you_mean, objective
 
@@ -269,7 +269,7 @@ class RunConfig(Section):
         estimator = self.training.advantage or chosen.scaffold.advantage
         if self.rollout.group_size > 1:
             return
-        if estimator in GROUP_ESTIMATORS:
+        if estimator in ("group_std", "group_mean", "leave_one_out"):
             raise ValueError(
                 f"rollout.group_size = 1 leaves nothing to compare: advantage {estimator!r} of objective "
                 f"{chosen.name!r} is relative to the group; use 2 or more (DAPO: 16)"

@@ -10,7 +10,7 @@ import torch
 
 from owpo.config import RunConfig, TrainingConfig
 from owpo.evaluation.evaluate import Evaluation, evaluate_policy
-from owpo.policy.load import Policy
+from owpo.policy.load import Policy, load_state, unique_state
 from owpo.problems.problem import Problem
 from owpo.runs.checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from owpo.runs.folder import RunFolder
@@ -61,7 +61,7 @@ class Session:
     def save_checkpoint(self) -> None:
         """Everything a restart needs; then forget the versions that no checkpoint points to."""
         checkpoint = Checkpoint(
-            weights=weights_of(self.policy),
+            weights=unique_state(self.policy.model),
             optimizer=optimizer_tensors(self.optimizer),
             progress=self.progress,
             log_sizes=self.folder.sync_logs(),
@@ -72,8 +72,7 @@ class Session:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put the session where the checkpoint was made."""
-        self.policy.model.load_state_dict(checkpoint.weights, strict=False)
-        self.policy.model.tie_weights()
+        load_state(self.policy.model, checkpoint.weights)
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
         self.progress = checkpoint.progress
 
