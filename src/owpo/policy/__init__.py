@@ -1,0 +1,30 @@
+"""A causal LM and what we ask of it: answers, their log-probs, its weights on disk."""
+
+from owpo.policy.load import (
+    Policy,
+    check_same_vocabulary,
+    content_hash,
+    copy_weights,
+    load_policy,
+    load_weights,
+    save_policy,
+)
+from owpo.policy.logprobs import micro_batches, reference_logprobs, response_logprobs, selected_logprobs
+from owpo.policy.responses import Responses
+from owpo.policy.sampler import sample
+
+__all__ = [
+    "Policy",
+    "Responses",
+    "check_same_vocabulary",
+    "content_hash",
+    "copy_weights",
+    "load_policy",
+    "load_weights",
+    "micro_batches",
+    "reference_logprobs",
+    "response_logprobs",
+    "sample",
+    "save_policy",
+    "selected_logprobs",
+]

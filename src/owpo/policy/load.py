@@ -1,0 +1,326 @@
+"""Loading, saving and comparing policies.
+
+Weights are float32 (or float64), whatever the dtype asked for: at a learning rate of 1e-6 most updates are
+smaller than bfloat16's spacing and would vanish in bfloat16 weights. bfloat16 is a compute dtype, under
+autocast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from owpo.core.registry import did_you_mean
+from owpo.policy.folder import check_folder, load_failure, looks_local
+from owpo.policy.logprobs import check_logit_path, logit_head
+from owpo.policy.tokenizer import check_equal_tokenizers, load_tokenizer, read_tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal LM with its tokenizer; `compute_dtype` is the matrix products', the weights keep their own."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    compute_dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the output layer; some models have more of them than their tokenizer has tokens."""
+        return logit_head(self).weight_VH.shape[0]
+
+    @cached_property
+    def context_length(self) -> int:
+        """Tokens of prompt and response together that the model was made for.
+
+        Raises:
+            ValueError: neither the model's nor the tokenizer's configuration says.
+        """
+        config = self.model.config.get_text_config(decoder=True)
+        length = getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        if length > 10**9:  # what transformers writes for "unknown" is far above it
+            raise ValueError(
+                f"{type(self.model).__name__} does not say how long its context is; "
+                "set model_max_length in its tokenizer_config.json"
+            )
+        return int(length)
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a response: the tokenizer's EOS, then those of the generation configuration.
+
+        The latter count only where the tokenizer has them as special tokens. A configuration class brings a
+        default (Llama's is 2), which may be an ordinary character in a tokenizer of one's own.
+        """
+        own = self.tokenizer.eos_token_id
+        configured = _generation_eos(self.model)
+        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        ids = [] if own is None else [own]
+        return tuple(dict.fromkeys(ids + [token for token in configured if token in special]))
+
+    @cached_property
+    def pad_id(self) -> int:
+        """What fills a row; never read, so EOS serves where there is no padding token."""
+        pad = self.tokenizer.pad_token_id
+        return self.eos_ids[0] if pad is None else pad
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids with the special tokens the tokenizer adds in front, never with an EOS at the end.
+
+        A tokenizer that closes every text with EOS would have the model answer after the end.
+        """
+        ids = list(self.tokenizer(prompt)["input_ids"])
+        while len(ids) > 1 and ids[-1] in self.eos_ids:
+            ids.pop()
+        return ids
+
+    def decode(self, tokens: Sequence[int] | Tensor) -> str:
+        """Text of the tokens without the special ones, blanks left as they are."""
+        ids = tokens.tolist() if isinstance(tokens, Tensor) else list(tokens)
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The compute dtype for a forward pass, whatever autocast stands around it.
+
+        Enter it anew for every forward pass that needs a gradient: autocast keeps its converted weights until
+        the outermost one is left, also those converted without gradient.
+        """
+        is_mixed = self.compute_dtype != self.model.dtype
+        return torch.autocast(
+            self.device.type, dtype=self.compute_dtype if is_mixed else None, enabled=is_mixed
+        )
+
+
+def load_policy(
+    path: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Policy:
+    """A decoder model from a local folder or a hub id, with all dropout off.
+
+    Dropout would make the policy of the update another than the policy that sampled; with every rate at 0,
+    `model.train()` (which gradient checkpointing needs) and `model.eval()` compute the same.
+
+    Args:
+        path: a folder with config.json, *.safetensors and a tokenizer, or `owner/name` on the hub.
+        device: "cpu", "cuda" or "cuda:1".
+        dtype: "float32", "bfloat16" (float32 weights, bfloat16 products) or "float64".
+        revision: of a hub id: branch, tag or commit.
+        trust_remote_code: whether code that comes with the model may run on this machine.
+
+    Raises:
+        ValueError: any of these cannot be had; the sentence says which, and what to do.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}.{did_you_mean(dtype, DTYPES)} Known: {', '.join(DTYPES)}")
+    torch_device = _checked_device(device)
+    if looks_local(path):
+        check_folder(Path(path).expanduser())
+        path = str(Path(path).expanduser())
+    weight_dtype = torch.float64 if dtype == "float64" else torch.float32
+    try:
+        tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
+        model = _read_model(path, weight_dtype, revision, trust_remote_code)
+    except OSError as error:
+        raise ValueError(load_failure(path, error)) from error
+    model.to(torch_device).eval()
+    _disable_dropout(model)
+    policy = Policy(model, tokenizer, DTYPES[dtype])
+    _check_tokens(policy, path)
+    check_logit_path(policy)
+    return policy
+
+
+def _checked_device(name: str) -> torch.device:
+    known = ("cpu", "cuda")
+    kind, _, index = name.partition(":")
+    if kind not in known or (index and not index.isdecimal()):
+        raise ValueError(
+            f"unknown device {name!r}.{did_you_mean(kind, known)} Known: cpu, cuda, cuda:0, cuda:1, ..."
+        )
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise ValueError(
+                f"device {name!r} asked for, but torch {torch.__version__} sees no CUDA GPU; use 'cpu'"
+            )
+        if index and int(index) >= count:
+            raise ValueError(
+                f"device {name!r} asked for, but there are only {count}: cuda:0 to cuda:{count - 1}"
+            )
+    return torch.device(name)
+
+
+def _read_model(
+    path: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Safetensors only; every weight must come from the file."""
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            revision=revision or "main",
+            trust_remote_code=trust_remote_code,
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights of {path} cannot be read ({error}); the file is damaged, get it again"
+        ) from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(
+            f"{path} lacks {len(missing)} of its model's weights, {missing[0]} first; they would be random "
+            "numbers. Give a complete checkpoint of a causal language model"
+        )
+    return model
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    """Dropout modules have a rate `p`; attention keeps a number of its own, under names such as
+    attention_dropout."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _generation_eos(model: PreTrainedModel) -> list[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    if configured is None:
+        return []
+    return [configured] if isinstance(configured, int) else list(configured)
+
+
+def _check_tokens(policy: Policy, path: str) -> None:
+    """Refuse a model whose responses could not end, or whose tokenizer has tokens that it has not."""
+    if not policy.eos_ids:
+        raise ValueError(
+            f"the tokenizer of {path} has no EOS token, so no response could end; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    ordinary = [token for token in _generation_eos(policy.model) if token not in policy.eos_ids]
+    if ordinary:
+        warnings.warn(
+            f"the generation configuration of {path} names {ordinary} as EOS, which the tokenizer does not "
+            f"have as special tokens; responses end at {list(policy.eos_ids)} alone",
+            stacklevel=3,
+        )
+    token, largest = max(policy.tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= policy.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {path} is larger than its model: token {token!r} has id {largest}, the "
+            f"output layer has {policy.vocab_size} rows; resize the embeddings, or save its own tokenizer there"
+        )
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """config.json, safetensors weights, generation configuration and tokenizer, in a form `load_policy`
+    reads.
+
+    Raises:
+        ValueError: the tokenizer does not read back as what it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    policy.model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    read_back, _ = read_tokenizer(str(folder))
+    check_equal_tokenizers(policy.tokenizer, read_back, str(folder))
+
+
+def content_hash(model: PreTrainedModel) -> str:
+    """sha256 in hex over the state dict's sorted (name, dtype, shape, bytes); tied weights count once."""
+    digest, seen = hashlib.sha256(), set()
+    for name, tensor in sorted(model.state_dict().items()):
+        storage = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and storage in seen:
+            continue
+        seen.add(storage)
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def copy_weights(source: Policy, target: Policy) -> None:
+    """Make target's weights equal to source's, in place.
+
+    Raises:
+        ValueError: they do not have the same weights by name, shape and dtype.
+    """
+    _copy_state(source.model, target.model)
+
+
+def load_weights(policy: Policy, folder: Path) -> None:
+    """Replace the policy's weights, in place, by those saved in a folder.
+
+    Raises:
+        ValueError: the folder holds no complete weights, or other ones than the policy's by name or shape.
+    """
+    check_folder(folder)
+    saved = _read_model(str(folder), policy.model.dtype, None, False)
+    _copy_state(saved, policy.model)
+
+
+def _copy_state(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    states = [model.state_dict() for model in (source, target)]
+    kinds = [{name: (list(value.shape), value.dtype) for name, value in state.items()} for state in states]
+    for name in sorted(kinds[0].keys() | kinds[1].keys()):
+        ours, theirs = kinds[0].get(name), kinds[1].get(name)
+        if ours != theirs:
+            raise ValueError(
+                f"weights cannot be copied: {name} is {_kind(ours)} in the source and {_kind(theirs)} in the "
+                "target; both must be the same architecture, size and dtype"
+            )
+    with torch.no_grad():
+        for name, value in states[1].items():
+            value.copy_(states[0][name])
+
+
+def _kind(kind: tuple[list[int], torch.dtype] | None) -> str:
+    return "missing" if kind is None else f"{kind[1]} {kind[0]}".removeprefix("torch.")
+
+
+def check_same_vocabulary(policy: Policy, reference: Policy) -> None:
+    """A deviation compares the two models' log-probs of one token id, so an id must mean the same to both.
+
+    The reference's output layer may have more rows (models of one family pad it differently), not fewer.
+
+    Raises:
+        ValueError: a token has different ids, or the reference has no logit for some token of the policy.
+    """
+    ours, theirs = policy.tokenizer.get_vocab(), reference.tokenizer.get_vocab()
+    if ours != theirs:
+        tokens = sorted(ours.items() ^ theirs.items(), key=lambda item: item[1])
+        names = list(dict.fromkeys(token for token, _ in tokens))[:3]
+        examples = ", ".join(f"{name!r} is {ours.get(name)} and {theirs.get(name)}" for name in names)
+        raise ValueError(
+            f"policy and reference have different vocabularies, of {len(ours)} and {len(theirs)} tokens: "
+            f"{examples}; take a reference of the same model family"
+        )
+    if reference.vocab_size < policy.vocab_size:
+        raise ValueError(
+            f"the reference has logits for {reference.vocab_size} tokens, the policy for "
+            f"{policy.vocab_size}, so it could not score every response; take one with as many rows, or more"
+        )

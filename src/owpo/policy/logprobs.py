@@ -1,0 +1,192 @@
+"""Log-probs of responses under a policy or its reference.
+
+Both go through the same function, dtype and kernels, so that equal weights give equal log-probs and a
+deviation between the two is the weights' alone.
+
+Shape legend: B rows, S prompt and response tokens, T response tokens, N response tokens of all rows, H hidden
+width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from owpo.policy.head import LogitHead, LogitTransform, selected_logprobs
+from owpo.policy.responses import Responses
+
+if TYPE_CHECKING:
+    from owpo.policy.load import Policy
+
+__all__ = [
+    "check_logit_path",
+    "logit_head",
+    "micro_batches",
+    "reference_logprobs",
+    "response_logprobs",
+    "selected_logprobs",
+]
+
+
+def logit_head(policy: Policy) -> LogitHead:
+    """The policy's output layer, and what its architecture does to the logits afterwards.
+
+    Raises:
+        ValueError: the output layer is not a plain linear one.
+    """
+    layer = policy.model.get_output_embeddings()
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(
+            f"{type(policy.model).__name__} has no linear output layer (found {type(layer).__name__}), which "
+            "the log-prob path needs; merge adapters into the weights, or use another architecture"
+        )
+    config = policy.model.config.get_text_config(decoder=True)
+    # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma-2 caps. Some architecture
+    # uses one of these names for something else, or a name of its own: `check_logit_path` is there to find
+    # it.
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return LogitHead(layer.weight, layer.bias, LogitTransform(scale, softcap), policy.compute_dtype)
+
+
+def response_logprobs(
+    policy: Policy,
+    responses: Responses,
+    temperature: float,
+    *,
+    with_entropy: bool = False,
+    chunk_tokens: int = 1024,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs of every response token at the sampling temperature, [B, T], and the entropies or None.
+
+    float32 (float64 for a float64 model), zeros at padding; the entropy, in nats, carries no gradient. All
+    rows go through the decoder at once: split them with `micro_batches`. The logits of `chunk_tokens` tokens
+    exist at a time.
+
+    Rows are [prompt | response | padding] without an attention mask: a causal model never looks to the right,
+    so nothing real sees the padding, and attention keeps its fast kernel.
+
+    Raises:
+        ValueError: temperature is not positive, or a prompt has no tokens.
+    """
+    input_BS, row_N, position_N = _model_inputs(responses, policy.pad_id)
+    target_N = responses.tokens[responses.mask]
+    with policy.autocast():
+        # The last column predicts nothing that was sampled.
+        decoder_output = policy.model.get_decoder()(input_ids=input_BS[:, :-1], use_cache=False)
+        hidden_NH = decoder_output.last_hidden_state[row_N, position_N]
+    logp_N, entropy_N = logit_head(policy).selected_logprobs(
+        hidden_NH, target_N, temperature, with_entropy=with_entropy, chunk_tokens=chunk_tokens
+    )
+    return _scattered(logp_N, responses.mask), None if entropy_N is None else _scattered(
+        entropy_N, responses.mask
+    )
+
+
+def _model_inputs(responses: Responses, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Token rows [B, S], and for every response token its row and the position that predicts it, [N] each."""
+    if not all(responses.prompts):
+        empty = next(row for row, prompt in enumerate(responses.prompts) if not prompt)
+        raise ValueError(
+            f"prompt {empty} has no tokens, so nothing predicts its response; add a BOS token or text"
+        )
+    device, mask_BT = responses.tokens.device, responses.mask
+    prompt_length_B = torch.tensor([len(prompt) for prompt in responses.prompts], device=device)
+    row_N, step_N = mask_BT.nonzero(as_tuple=True)
+    width = int((prompt_length_B + responses.lengths).max())
+    input_BS = torch.full((len(responses.prompts), width), pad_id, device=device)
+    is_prompt_BS = torch.arange(width, device=device) < prompt_length_B.unsqueeze(1)
+    input_BS[is_prompt_BS] = torch.tensor(
+        [token for prompt in responses.prompts for token in prompt], device=device
+    )
+    first_N = prompt_length_B[row_N]
+    input_BS[row_N, first_N + step_N] = responses.tokens[mask_BT]
+    return input_BS, row_N, first_N + step_N - 1
+
+
+def _scattered(value_N: Tensor, mask_BT: Tensor) -> Tensor:
+    return value_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, value_N)
+
+
+def micro_batches(lengths_B: Tensor, token_budget: int) -> list[Tensor]:
+    """Row indices ([N] int64, on the CPU) of batches with at most `token_budget` tokens, padding counted.
+
+    Rows are taken from the longest to the shortest (ties by index), so padding is small and a batch that does
+    not fit in memory is the first. A row longer than the budget gets a batch of its own.
+
+    Args:
+        lengths_B: what a row costs, prompt included, [B] int.
+
+    Raises:
+        ValueError: token_budget is not positive.
+    """
+    if token_budget < 1:
+        raise ValueError(f"the token budget of a micro-batch must be at least 1, got {token_budget}")
+    sorted_lengths = lengths_B.cpu().sort(descending=True, stable=True)
+    batches: list[Tensor] = []
+    start, lengths = 0, sorted_lengths.values.tolist()
+    while start < len(lengths):
+        count = max(1, token_budget // max(1, lengths[start]))
+        batches.append(sorted_lengths.indices[start : start + count])
+        start += count
+    return batches
+
+
+def reference_logprobs(
+    policy: Policy, responses: Responses, temperature: float, micro_batch_tokens: int
+) -> Tensor:
+    """`response_logprobs` of all rows without gradient, [B, T] in the rows' own order, a micro-batch at a
+    time.
+
+    Args:
+        micro_batch_tokens: prompt and response tokens of a micro-batch, padding counted.
+    """
+    prompt_length_B = torch.tensor([len(prompt) for prompt in responses.prompts])
+    dtype = torch.promote_types(policy.compute_dtype, torch.float32)
+    logp_BT = responses.sampler_logp.new_zeros(responses.tokens.shape, dtype=dtype)
+    with torch.no_grad():
+        for index_N in micro_batches(prompt_length_B + responses.lengths.cpu(), micro_batch_tokens):
+            index_N = index_N.to(logp_BT.device)
+            part_NT, _ = response_logprobs(policy, responses.rows(index_N), temperature)
+            logp_BT[index_N, : part_NT.shape[1]] = part_NT
+    return logp_BT
+
+
+def check_logit_path(policy: Policy) -> None:
+    """Compare our log-probs with the model's own logits on a few tokens, two rows of different lengths.
+
+    Raises:
+        ValueError: they disagree: the architecture does something to its logits that we do not know of, or
+        lets
+            padding on the right change what comes before it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(policy.vocab_size, (2, 6), generator=generator).to(policy.device)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]], device=policy.device)
+    responses = Responses(
+        prompts=[tokens[0, :2].tolist(), tokens[1, :1].tolist()],
+        tokens=tokens[:, 2:],
+        mask=mask,
+        sampler_logp=torch.zeros(mask.shape, device=policy.device),
+        truncated=torch.zeros(2, dtype=torch.bool, device=policy.device),
+    )
+    # In the weights' own dtype, where only a difference of formula is larger than the tolerance.
+    exact = replace(policy, compute_dtype=policy.model.dtype)
+    with torch.no_grad(), exact.autocast():
+        ours, _ = response_logprobs(exact, responses, 1.0)
+        for row, prompt in enumerate(responses.prompts):
+            response = responses.tokens[row][mask[row]]
+            input_1S = torch.cat([torch.tensor(prompt, device=policy.device), response]).unsqueeze(0)
+            logits_TV = policy.model(input_ids=input_1S, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            theirs = logits_TV.double().log_softmax(dim=-1).gather(1, response.unsqueeze(1)).squeeze(1)
+            difference = (ours[row][mask[row]] - theirs).abs().max().item()
+            tolerance = 1e-4 * max(1.0, logits_TV.abs().max().item())
+            if not difference <= tolerance:
+                raise ValueError(
+                    f"{type(policy.model).__name__} computes its logits in a way the memory-saving log-prob "
+                    f"path does not know: log-probs differ by {difference:.2g} (tolerance {tolerance:.2g}); use "
+                    "another architecture, or add its logit transform to owpo.policy.logprobs.logit_head"
+                )
