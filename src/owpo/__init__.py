@@ -1,8 +1,8 @@
 """Self-evolving language models with One-Way Policy Optimization (arXiv 2605.22156).
 
-    import owpo
-    run = owpo.train("recipes/demo.toml")
-    print(run.rows)
+import owpo
+run = owpo.train("recipes/demo.toml")
+print(run.rows)
 """
 
 from __future__ import annotations

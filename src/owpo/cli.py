@@ -52,21 +52,21 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         help="start a run from a recipe",
         description="Start a run. Any entry of the recipe can be overridden: --objective.name dapo, "
-        "--training.learning_rate 1e-6, --ratchet '{protocol = \"fixed\", steps = 60, reference = \"base\"}'.",
+        '--training.learning_rate 1e-6, --ratchet \'{protocol = "fixed", steps = 60, reference = "base"}\'.',
         allow_abbrev=False,
     )
     train.add_argument("recipe", help="a TOML file, such as recipes/demo.toml")
     train.add_argument(
         "--resume",
         action="store_true",
-        help="where the run folder exists already, go on with it instead of refusing (the recipe must not have changed)",
+        help="where the run folder exists, go on with it instead of refusing; the recipe must be the same",
     )
     train.set_defaults(run=_train)
 
     resume = commands.add_parser(
         "resume",
         help="go on with a run that was stopped or killed",
-        description="Go on from the newest intact checkpoint; on CPU the result is the uninterrupted run's, bit for bit.",
+        description="Go on from the newest intact checkpoint; on CPU the result is the same, bit for bit.",
         allow_abbrev=False,
     )
     resume.add_argument("folder", help="the run folder")
@@ -75,11 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="validate a recipe and print its stages, without loading a model",
-        description="Validate a recipe and print who learns, from which weights, against which reference, for how long.",
+        description="Validate a recipe; print who learns, from which weights, against which reference, how long.",
         allow_abbrev=False,
     )
     check.add_argument("recipe", help="a TOML file; overrides as in owpo train")
-    check.add_argument("--json", action="store_true", help="print the resolved configuration and stages as JSON")
+    check.add_argument(
+        "--json", action="store_true", help="print the resolved configuration and stages as JSON"
+    )
     check.set_defaults(run=_check)
 
     objectives = commands.add_parser(
@@ -126,12 +128,19 @@ def _check(arguments: argparse.Namespace, overrides: list[str]) -> None:
         plan = [stage.to_json() for stage in stages]
         print(json.dumps({"config": config.model_dump(mode="json"), "stages": plan}, indent=2))
         return
-    table = Table(title=f"{arguments.recipe}: {config.ratchet.protocol}, {len(stages)} stage(s)", title_justify="left")
+    table = Table(
+        title=f"{arguments.recipe}: {config.ratchet.protocol}, {len(stages)} stage(s)", title_justify="left"
+    )
     for heading in ("stage", "learner", "starts from", "objective", "against", "because", "steps"):
         table.add_column(heading)
     for stage in stages:
         cells = stage.to_json()
-        table.add_row(*(str(cells[key]) for key in ("number", "lineage", "start", "objective", "reference", "reason", "steps")))
+        table.add_row(
+            *(
+                str(cells[key])
+                for key in ("number", "lineage", "start", "objective", "reference", "reason", "steps")
+            )
+        )
     Console().print(table)
 
 

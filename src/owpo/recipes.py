@@ -126,9 +126,7 @@ def _walk(location: list[str]) -> tuple[Any, list[str]]:
                 owner = member
                 continue
         path.append(part)
-        if index < len(location) - 1:
-            owner = _field_type(owner, part)
-        elif part in _field_names(owner) and _is_union(_field_type(owner, part)):
+        if index < len(location) - 1 or (part in _field_names(owner) and _is_union(_field_type(owner, part))):
             owner = _field_type(owner, part)
     return owner, path
 

@@ -54,7 +54,9 @@ class Run:
         return self.folder / "versions" / version
 
 
-def train(recipe: str | Path | RunConfig, overrides: Sequence[str] = (), *, display: Display | None = None) -> Run:
+def train(
+    recipe: str | Path | RunConfig, overrides: Sequence[str] = (), *, display: Display | None = None
+) -> Run:
     """Start a run and see it through.
 
     Args:
@@ -87,7 +89,9 @@ def resume(folder: str | Path, *, display: Display | None = None) -> Run:
     """Go on with a run from its newest intact checkpoint, as if it had never stopped. See `train` for errors."""
     path = Path(folder)
     if not path.is_dir():
-        near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
+        near = difflib.get_close_matches(
+            path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1
+        )
         hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
         raise InputError(f"no run folder {str(path)!r}.{hint}")
     config = RunFolder.read_config(path)
@@ -156,7 +160,9 @@ def _create(
     try:
         RunFolder.write_config(temporary, config)
         folder = RunFolder(temporary)
-        folder.versions.add(policy, "base", parent=None, stage=0, step=0, reason=f"given: {config.model.path}")
+        folder.versions.add(
+            policy, "base", parent=None, stage=0, step=0, reason=f"given: {config.model.path}"
+        )
         given = config.ratchet.reference if isinstance(config.ratchet, FixedProtocol) else None
         if given not in (None, "base"):
             assert given is not None

@@ -8,27 +8,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from owpo.evaluation.evaluate import Evaluation
 from owpo.training.display import Display
 
-# Column heading, metric, format. Missing metrics (an objective without a reference has no delta) show as a dash.
-_STEP_COLUMNS: list[tuple[str, str, str]] = [
-    ("acc", "accuracy", "{:.3f}"),
-    ("delta", "delta", "{:+.3f}"),
-    ("accel", "accelerated", "{:.0%}"),
-    ("lock", "locked", "{:.0%}"),
-    ("satur", "saturated", "{:.0%}"),
-    ("kl ref", "kl_to_reference", "{:.4f}"),
-    ("entropy", "entropy", "{:.3f}"),
-    ("len", "response_length", "{:.1f}"),
-    ("trunc", "truncated_share", "{:.0%}"),
-    ("groups", "groups_kept", "{:.0f}"),
+# Column heading, metric, format, width. Missing metrics (an objective without a reference has no delta) are a dash.
+_STEP_COLUMNS: list[tuple[str, str, str, int]] = [
+    ("acc", "accuracy", "{:.3f}", 6),
+    ("delta", "delta", "{:+.3f}", 7),
+    ("accel", "accelerated", "{:.0%}", 6),
+    ("lock", "locked", "{:.0%}", 5),
+    ("satur", "saturated", "{:.0%}", 6),
+    ("kl ref", "kl_to_reference", "{:.4f}", 7),
+    ("entropy", "entropy", "{:.3f}", 8),
+    ("len", "response_length", "{:.1f}", 6),
+    ("trunc", "truncated_share", "{:.0%}", 6),
+    ("groups", "groups_kept", "{:.0f}", 7),
+    ("tok/s", "tokens_per_second", "{:.0f}", 7),
 ]
+_PLACE_WIDTH = 8
 
 
 def quiet_libraries() -> None:
@@ -55,34 +65,42 @@ class Terminal(Display):
         if total is not None:
             columns.append(MofNCompleteColumn())
         bar = Progress(
-            *columns, TimeElapsedColumn(), console=self.console, transient=True, disable=not self.console.is_terminal
+            *columns,
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
         )
         with bar:
             task = bar.add_task(name, total=total)
             yield lambda done: bar.update(task, completed=done)
 
     def start(self, folder: Path, stages: list[str], done: int) -> None:
-        self.console.print(f"run folder [bold]{folder}[/]")
+        self._line(f"run folder {folder}")
         for number, sentence in enumerate(stages, start=1):
-            self.console.print(f"  {'done  ' if number <= done else ''}{sentence}", highlight=False)
+            self._line(f"  {'done, ' if number <= done else ''}{sentence}")
 
     def stage(self, number: int, sentence: str) -> None:
-        self.console.rule(sentence, align="left")
-        self.console.print(_aligned("step", *(heading for heading, _, _ in _STEP_COLUMNS), "tok/s"), style="bold")
+        self.console.print(f"\n{sentence}", style="bold", markup=False, highlight=False)
+        headings = "".join(f"{heading:>{width}}" for heading, _, _, width in _STEP_COLUMNS)
+        self._line(f"{'step':>{_PLACE_WIDTH}}{headings}", style="dim")
 
     def step(self, metrics: dict[str, Any], timing: dict[str, Any], num_steps: int) -> None:
-        cells = [_cell(metrics.get(name), form) for _, name, form in _STEP_COLUMNS]
+        record = {**metrics, **timing}
+        cells = (f"{_cell(record.get(name), form):>{width}}" for _, name, form, width in _STEP_COLUMNS)
         place = f"{metrics['step']}/{num_steps}"
-        self.console.print(_aligned(place, *cells, f"{timing['tokens_per_second']:.0f}"), highlight=False)
+        self._line(f"{place:>{_PLACE_WIDTH}}{''.join(cells)}")
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        """One line as it is, however narrow the terminal."""
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def evaluation(self, stage: int, step: int, evaluation: Evaluation, is_best: bool) -> None:
         accuracy = evaluation.accuracy
         mark = ", the stage's best so far" if is_best else ""
-        self.console.print(
-            f"selection set at step {step}: {accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]{mark}",
+        self._line(
+            f"selection set at step {step}: {accuracy.mean:.1%} ({accuracy.low:.1%} - {accuracy.high:.1%}){mark}",
             style="cyan",
-            markup=False,
-            highlight=False,
         )
 
     def warn(self, text: str) -> None:
@@ -91,33 +109,36 @@ class Terminal(Display):
     def result(self, folder: Path, rows: list[dict[str, Any]]) -> None:
         first = rows[0]
         table = Table(
-            title=f"report set: {first['num_problems']} problems x {first['samples_per_problem']} samples, "
-            "95% intervals over problems",
+            title=f"accuracy on the report set, {first['num_problems']} problems x {first['samples_per_problem']} "
+            "samples, 95% intervals over problems",
             title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
         )
-        for heading in ("model", "lineage", "objective", "against", "weights"):
+        for heading in ("model", "lineage", "by", "against"):
             table.add_column(heading, no_wrap=True)
-        for heading in ("accuracy", "interval", "accel", "lock"):
+        for heading in ("accuracy", "95% interval", "accel", "lock"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(
-                row["model"],
+                row["version"],
                 row.get("lineage", ""),
                 row.get("objective", ""),
                 row.get("reference") or "",
-                row["version"],
                 f"{row['accuracy']:.1%}",
-                f"{row['low']:.1%} to {row['high']:.1%}",
+                f"{row['low']:.1%} - {row['high']:.1%}",
                 _cell(row.get("accelerated"), "{:.0%}"),
                 _cell(row.get("locked"), "{:.0%}"),
             )
         self.console.print(table)
-        self.console.print(f"run folder {folder}; each row's weights are a model folder in {folder / 'versions'}")
+        self.console.print(
+            "accel, lock: tokens whose step the reference made larger, smaller; means over the stage"
+        )
+        self._line(
+            f"run folder {folder}; every model above is a Hugging Face folder in {folder / 'versions'}"
+        )
 
 
 def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
-
-
-def _aligned(*cells: str) -> str:
-    return "".join(f"{cell:>9}" for cell in cells)

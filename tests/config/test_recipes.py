@@ -1,11 +1,13 @@
 """A recipe is right, or a sentence says which key, which value, what is allowed and what is nearest."""
 
+import ast
 import copy
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from owpo import config
 from owpo.errors import InputError
 from owpo.recipes import build_config, load_recipe
 
@@ -61,8 +63,8 @@ def test_every_recipe_that_we_ship_is_valid(path):
 
 
 def test_an_objective_is_written_out_with_all_its_hyper_parameters(recipe):
-    config = load_recipe(recipe, ["--objective.w_low", "0.9"])
-    assert config.objective.model_dump() == {
+    built = load_recipe(recipe, ["--objective.w_low", "0.9"])
+    assert built.objective.model_dump() == {
         "name": "owpo",
         "w_low": 0.9,
         "w_high": 1.2,
@@ -73,16 +75,16 @@ def test_an_objective_is_written_out_with_all_its_hyper_parameters(recipe):
 
 
 def test_what_is_written_out_reads_back_as_the_same(recipe):
-    config = load_recipe(recipe)
-    assert build_config(config.model_dump(mode="json"), "again") == config
+    built = load_recipe(recipe)
+    assert build_config(built.model_dump(mode="json"), "again") == built
 
 
 def test_overrides(recipe):
-    config = load_recipe(
+    built = load_recipe(
         recipe,
         ["--seed", "7", "--run.folder=runs/y", "--ratchet", '{protocol = "every_k", steps = 6, k = 3}'],
     )
-    assert (config.seed, config.run.folder, config.ratchet.k) == (7, "runs/y", 3)
+    assert (built.seed, built.run.folder, built.ratchet.k) == (7, "runs/y", 3)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_overrides(recipe):
     [
         (["--seed"], "--seed has no value"),
         (["seed", "3"], "unexpected argument 'seed'"),
-        (["--seed.x", "3"], "seed.*is a value|seed.x"),
+        (["--seed.x", "3"], "seed = .*valid integer"),
         (["--model.path.x", "3"], "'path' is a value, not a section"),
     ],
 )
@@ -118,26 +120,50 @@ def test_broken_toml_says_where(tmp_path):
         ({"rollout": {"group_size": "four"}}, r"rollout\.group_size = 'four': .*integer"),
         ({"rollout": {"prompts": None}}, r"rollout\.prompts is missing"),
         ({"rollout": {"temperature": 0.0}}, r"rollout\.temperature = 0\.0: .*greater than 0"),
-        ({"rollout": {"overlong_cache": 16}}, "overlong_cache = 16 must be below rollout.max_new_tokens = 16"),
-        ({"rollout": {"group_size": 1}}, "group_size = 1 leaves nothing to compare.*group_std.*use 2 or more"),
+        (
+            {"rollout": {"overlong_cache": 16}},
+            "overlong_cache = 16 must be below rollout.max_new_tokens = 16",
+        ),
+        (
+            {"rollout": {"group_size": 1}},
+            "group_size = 1 leaves nothing to compare.*group_std.*use 2 or more",
+        ),
         ({"objective": {"name": "owpoo"}}, "unknown objective 'owpoo'. Did you mean 'owpo'"),
         ({"objective": {"w_lo": 0.9}}, "no hyper-parameter 'w_lo'. Did you mean 'w_low'"),
         ({"objective": {"w_low": 0.0}}, r"w_low must lie in \(0, 1\]"),
-        ({"training": {"advantage": "group_sdt"}}, "training.advantage = 'group_sdt'.*Did you mean 'group_std'"),
+        (
+            {"training": {"advantage": "group_sdt"}},
+            "training.advantage = 'group_sdt'.*Did you mean 'group_std'",
+        ),
         ({"training": {"reduction": "mean"}}, "training.reduction = 'mean' is unknown"),
         ({"training": {"updates_per_batch": 5}}, "updates_per_batch = 5 needs at least as many prompts"),
-        ({"ratchet": {"protocol": "fix"}}, r"ratchet\.protocol is 'fix'\. Did you mean 'fixed'\? Allowed: .*leapfrog"),
+        (
+            {"ratchet": {"protocol": "fix"}},
+            r"ratchet\.protocol is 'fix'\. Did you mean 'fixed'\? Allowed: .*leapfrog",
+        ),
         ({"ratchet": {"protocol": None}}, r"ratchet\.protocol is missing\. Allowed: .*leapfrog"),
         ({"ratchet": {"stpes": 3}}, r"ratchet\.stpes is unknown\. Did you mean 'steps'"),
-        ({"ratchet": {"reference": None}}, "'owpo' reads a reference and ratchet.reference is missing; set it to 'base'"),
+        (
+            {"ratchet": {"reference": None}},
+            "'owpo' reads a reference and ratchet.reference is missing; set it to 'base'",
+        ),
         ({"objective": {"name": "dapo"}}, "ratchet.reference = 'base' would not be read by objective 'dapo'"),
         (
             {"objective": {"name": "dapo"}, "ratchet": {"protocol": "every_k", "reference": None}},
             "'every_k' moves a reference that objective 'dapo' does not read",
         ),
-        ({"problems": {"report": {"kind": "jsonl", "path": "selection.jsonl"}}}, "the same file 'selection.jsonl'"),
-        ({"problems": {"report": {"kind": "json"}}}, r"problems\.report\.kind is 'json'\. Did you mean 'jsonl'"),
-        ({"evaluation": {"temperature": 0.0}}, "evaluation.temperature = 0 gives the same response every time"),
+        (
+            {"problems": {"report": {"kind": "jsonl", "path": "selection.jsonl"}}},
+            "the same file 'selection.jsonl'",
+        ),
+        (
+            {"problems": {"report": {"kind": "json"}}},
+            r"problems\.report\.kind is 'json'\. Did you mean 'jsonl'",
+        ),
+        (
+            {"evaluation": {"temperature": 0.0}},
+            "evaluation.temperature = 0 gives the same response every time",
+        ),
         ({"run": {"device": "gpu"}}, r"run\.device = 'gpu': .*'cpu' or 'cuda'"),
     ],
 )
@@ -147,9 +173,17 @@ def test_what_is_wrong_is_named_with_its_mend(change, message):
 
 
 def test_leapfrog_starts_without_a_reference():
-    ratchet = {"protocol": "leapfrog", "stages": 2, "steps": 3, "first_steps": 3, "first_objective": {"name": "owpo"}}
+    ratchet = {
+        "protocol": "leapfrog",
+        "stages": 2,
+        "steps": 3,
+        "first_steps": 3,
+        "first_objective": {"name": "owpo"},
+    }
     data = changed() | {"ratchet": ratchet}
-    with pytest.raises(InputError, match="stage 1 of leapfrog has none; use one that reads none, such as 'dapo'"):
+    with pytest.raises(
+        InputError, match="stage 1 of leapfrog has none; use one that reads none, such as 'dapo'"
+    ):
         build_config(data, "recipe.toml")
 
 
@@ -161,27 +195,19 @@ def test_all_errors_are_told_at_once():
 
 
 def test_every_field_is_read_somewhere():
-    """A field exists only if something reads it: each name occurs as an attribute outside config.py."""
-    from pydantic import BaseModel
-
-    from owpo import config as module
-
-    source = "\n".join(
-        path.read_text(encoding="utf-8")
-        for path in Path(module.__file__).parent.rglob("*.py")
+    """A field exists only if something reads it: its name occurs as an attribute in code outside config.py."""
+    read = {
+        node.attr
+        for path in Path(config.__file__).parent.rglob("*.py")
         if path.name != "config.py"
-    )
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
     sections = [
         value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, module.Section) and value is not module.Section
+        for value in vars(config).values()
+        if isinstance(value, type) and issubclass(value, config.Section)
     ]
-    assert len(sections) >= 12
-    assert all(issubclass(section, BaseModel) for section in sections)
-    unread = [
-        f"{section.__name__}.{name}"
-        for section in sections
-        for name in section.model_fields
-        if f".{name}" not in source
-    ]
-    assert unread == ["JSONLSource.kind", "ChainAdditionSource.kind"]  # the tags that choose the class
+    fields = {f"{section.__name__}.{name}": name for section in sections for name in section.model_fields}
+    assert len(fields) > 40
+    assert [field for field, name in fields.items() if name not in read] == []

@@ -21,7 +21,9 @@ def test_fixed_keeps_what_was_given():
     assert rows(FixedProtocol(protocol="fixed", steps=5, reference="somewhere")) == [
         ("A", "base", "owpo", "given reference", 5)
     ]
-    assert rows(FixedProtocol(protocol="fixed", steps=5, reference="base")) == [("A", "base", "owpo", "base", 5)]
+    assert rows(FixedProtocol(protocol="fixed", steps=5, reference="base")) == [
+        ("A", "base", "owpo", "base", 5)
+    ]
     dapo = ObjectiveConfig(name="dapo")
     assert rows(FixedProtocol(protocol="fixed", steps=5), dapo) == [("A", "base", "dapo", "none", 5)]
 

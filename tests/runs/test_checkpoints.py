@@ -84,7 +84,9 @@ def test_a_crash_before_the_manifest_leaves_the_one_before(store, monkeypatch):
     with monkeypatch.context() as patch:
         real = checkpoints.write_json
         patch.setattr(
-            checkpoints, "write_json", lambda path, data: crash() if path.name == "manifest.json" else real(path, data)
+            checkpoints,
+            "write_json",
+            lambda path, data: crash() if path.name == "manifest.json" else real(path, data),
         )
         with pytest.raises(KeyboardInterrupt):
             store.save(checkpoint(2), keep=1)

@@ -250,14 +250,37 @@ def save_policy(policy: Policy, folder: Path) -> None:
     check_equal_tokenizers(policy.tokenizer, read_back, str(folder))
 
 
-def content_hash(model: PreTrainedModel) -> str:
-    """sha256 in hex over the state dict's sorted (name, dtype, shape, bytes); tied weights count once."""
-    digest, seen = hashlib.sha256(), set()
+def unique_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The state dict sorted by name, with tied weights once; the tensors are the model's own."""
+    unique: dict[str, Tensor] = {}
+    seen = set()
     for name, tensor in sorted(model.state_dict().items()):
         storage = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and storage in seen:
             continue
         seen.add(storage)
+        unique[name] = tensor
+    return unique
+
+
+def load_state(model: PreTrainedModel, saved: dict[str, Tensor]) -> None:
+    """Put back, in place, what `unique_state` took.
+
+    Raises:
+        ValueError: the saved weights are not those of this architecture and size.
+    """
+    own = unique_state(model)
+    if own.keys() != saved.keys() or any(own[name].shape != saved[name].shape for name in own):
+        raise ValueError("the saved weights belong to a model of another architecture or size")
+    with torch.no_grad():
+        for name, value in saved.items():
+            own[name].copy_(value)
+
+
+def content_hash(model: PreTrainedModel) -> str:
+    """sha256 in hex over (name, dtype, shape, bytes) of the model's weights; tied weights count once."""
+    digest = hashlib.sha256()
+    for name, tensor in unique_state(model).items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

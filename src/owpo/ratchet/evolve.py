@@ -1,6 +1,6 @@
 """A whole run: stage after stage, each against the reference that the plan names.
 
-    for each stage:  take the start weights -> take the reference -> train -> keep its best -> checkpoint
+for each stage:  take the start weights -> take the reference -> train -> keep its best -> checkpoint
 """
 
 from __future__ import annotations

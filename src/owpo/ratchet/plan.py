@@ -62,7 +62,9 @@ class Stage:
 
     def __str__(self) -> str:
         start = f"from {self.start}" if self.start is not None else "going on"
-        against = f"against {self.reference} ({self.reason})" if self.reference is not None else "no reference"
+        against = (
+            f"against {self.reference} ({self.reason})" if self.reference is not None else "no reference"
+        )
         return (
             f"stage {self.number}: lineage {self.lineage}, {start}, by {self.objective.name}, {against}, "
             f"{self.steps} steps"

@@ -58,5 +58,7 @@ class Progress:
     def from_json(cls, data: dict[str, Any]) -> Progress:
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
-            raise ValueError(f"the checkpoint was written by another version of owpo; unknown: {sorted(unknown)}")
+            raise ValueError(
+                f"the checkpoint was written by another version of owpo; unknown: {sorted(unknown)}"
+            )
         return cls(**data)

@@ -65,16 +65,13 @@ class Groups:
         correct = torch.tensor([verdict is Verdict.correct for verdict in self.verdicts])
         return correct.view(len(self.problems), -1)
 
-    def select(self, keep: list[int], pad_id: int) -> Groups:
+    def select(self, keep: list[int]) -> Groups:
         """These groups, in this order."""
-        return concatenate([self._one(p) for p in keep], pad_id)
-
-    def _one(self, p: int) -> Groups:
         size = self.group_size
-        rows = range(p * size, (p + 1) * size)
+        rows = [p * size + g for p in keep for g in range(size)]
         return Groups(
-            [self.problems[p]],
-            self.responses.rows(torch.tensor(rows)),
+            [self.problems[p] for p in keep],
+            self.responses.rows(torch.tensor(rows, device=self.responses.tokens.device)),
             [self.texts[i] for i in rows],
             [self.verdicts[i] for i in rows],
         )
@@ -147,15 +144,17 @@ def collect_rollout(
     for round_ in range(settings.max_rounds if dynamic_sampling else 1):
         problems = order.take(cursor + drawn, settings.prompts)
         drawn += settings.prompts
-        groups = sample_groups(policy, problems, verify, settings, derive_seed(seed, "round", round_), on_batch)
+        groups = sample_groups(
+            policy, problems, verify, settings, derive_seed(seed, "round", round_), on_batch
+        )
         everything.append(groups)
+        chosen = list(range(settings.prompts))
         if dynamic_sampling:
-            mixed = (~zero_variance(groups.correct_PG.float())).nonzero().flatten().tolist()
-            mixed = mixed[: settings.prompts - num_kept]
-            groups = groups.select(mixed, policy.pad_id) if mixed else None
-        if groups is not None:
-            kept.append(groups)
-            num_kept += len(groups.problems)
+            mixed = (~zero_variance(groups.correct_PG)).nonzero().flatten().tolist()
+            chosen = mixed[: settings.prompts - num_kept]
+        if chosen:
+            kept.append(groups.select(chosen))
+            num_kept += len(chosen)
         if num_kept == settings.prompts:
             break
     return Rollout(

@@ -12,11 +12,8 @@ Shape legend: P prompts, G responses per prompt, B = P * G sequences, T response
 from __future__ import annotations
 
 import json
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +26,7 @@ from owpo.errors import RunFailed
 from owpo.policy.load import Policy
 from owpo.runs.versions import Version
 from owpo.seeds import derive_seed
+from owpo.training.record import PhaseClock, merge_updates, some_rollouts
 from owpo.training.rollout import Groups, Rollout, collect_rollout, shaped_reward
 from owpo.training.session import Session
 from owpo.training.update import (
@@ -50,6 +48,17 @@ class Reference:
     version: Version
     reason: str
     outgoing: Callable[[], Policy] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reference": self.version.id,
+            "hash": self.version.hash,
+            "parent": self.version.parent,
+            "made_in_stage": self.version.stage,
+            "made_at_step": self.version.step,
+            "score": self.version.score,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +105,12 @@ def train_step(session: Session, task: Task) -> None:
             dynamic_sampling=wants_mixed_groups,
             seed=derive_seed(config.seed, "rollout", *place),
             on_batch=session.watching(advance),
+        )
+    if rollout.is_short and progress.short_batches == 0:
+        session.display.warn(
+            f"{config.rollout.max_rounds} rounds of sampling found only {rollout.stats['groups_kept']} of "
+            f"{config.rollout.prompts} groups with both right and wrong answers; going on with those, now and "
+            "whenever it happens again (metrics.jsonl counts it as short_batches)"
         )
     groups = rollout.groups
     rows, results, move = None, [], None
@@ -223,7 +238,9 @@ def _keep_bad_update(session: Session, task: Task, rows: TrainingRows, reason: s
     folder = session.folder.path / "bad_updates"
     folder.mkdir(exist_ok=True)
     name = f"stage{task.number}-step{session.progress.step}-update{number}"
-    save_file({key: value.contiguous() for key, value in rows.tensors().items()}, folder / f"{name}.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in rows.tensors().items()}, folder / f"{name}.safetensors"
+    )
     note = {"reason": reason, "objective": task.objective.name, "prompts": rows.responses.prompts}
     (folder / f"{name}.json").write_text(json.dumps(note), encoding="utf-8")
     session.display.warn(f"update skipped, {reason}; its batch is in {folder / name}.safetensors")
@@ -275,94 +292,28 @@ def _log_step(
     clock: PhaseClock,
 ) -> None:
     """One line in each log, one on the screen. Nothing of it depends on the clock but timing.jsonl."""
-    progress, logs = session.progress, session.folder.logs
+    progress, logs, reference = session.progress, session.folder.logs, task.reference
     place = {"stage": task.number, "lineage": task.lineage, "step": progress.step + 1}
     metrics = {
         **place,
         "total_step": progress.total_steps + 1,
         "objective": task.objective.name,
-        "reference": task.reference.version.id if task.reference is not None else None,
+        "reference": reference.version.id if reference is not None else None,
         **rollout.stats,
         "short_batches": progress.short_batches + rollout.is_short,
         "active_share": rows.active.double().mean().item() if rows is not None else None,
-        **_merge(results),
+        **merge_updates(results),
         "learning_rate": session.optimizer.param_groups[0]["lr"],
     }
     timing = {**place, **clock.seconds, "tokens_per_second": rollout.stats["sampled_tokens"] / clock.total()}
     logs["metrics"].append(metrics)
     logs["timing"].append(timing)
     if rollout.groups is not None and rows is not None:
-        for record in _some_rollouts(rollout.groups, rows, session.config.run.rollouts_per_step):
+        for record in some_rollouts(rollout.groups, rows, session.config.run.rollouts_per_step):
             logs["rollouts"].append({**place, **record})
-    if progress.step == 0 and task.reference is not None:
-        version = task.reference.version
+    if progress.step == 0 and reference is not None:
         logs["lineage"].append(
-            {
-                **place,
-                "reference": version.id,
-                "hash": version.hash,
-                "parent": version.parent,
-                "made_in_stage": version.stage,
-                "made_at_step": version.step,
-                "score": version.score,
-                "reason": task.reference.reason,
-                "learner_from": progress.stage_start,
-                "distance": move,
-            }
+            {**place, **reference.to_json(), "learner_from": progress.stage_start, "distance": move}
         )
     session.display.step(metrics, timing, task.steps)
     session.track(metrics, timing)
-
-
-def _merge(results: list[UpdateResult]) -> dict[str, float | int | None]:
-    """A step's updates as one set of numbers: token statistics over all trained tokens, the rest over updates."""
-    taken = [r for r in results if r.bad is None and r.num_tokens > 0]
-    merged: dict[str, float | int | None] = {
-        "updates": len(taken),
-        "bad_updates": sum(r.bad is not None for r in results),
-        "trained_tokens": sum(r.num_tokens for r in taken),
-        "loss": sum(r.loss for r in taken) / len(taken) if taken else None,
-        "grad_norm": sum(r.grad_norm for r in taken) / len(taken) if taken else None,
-    }
-    sums: defaultdict[str, float] = defaultdict(float)
-    for result in taken:
-        for name, mean in result.stats.items():
-            sums[name] += mean * result.num_tokens
-    total = sum(r.num_tokens for r in taken)
-    return merged | {name: value / total for name, value in sums.items()}
-
-
-def _some_rollouts(groups: Groups, rows: TrainingRows, count: int) -> Iterator[dict[str, Any]]:
-    """The first `count` responses, spread over groups: response 0 of every prompt, then response 1, ..."""
-    size = groups.group_size
-    order = [p * size + g for g in range(size) for p in range(len(groups.problems))]
-    for row in order[:count]:
-        problem = groups.problems[row // size]
-        yield {
-            "problem": problem.id,
-            "prompt": problem.prompt,
-            "response": groups.texts[row],
-            "answer": problem.answer,
-            "verdict": str(groups.verdicts[row]),
-            "advantage": rows.advantage[row].item(),
-            "active": bool(rows.active[row]),
-            "tokens": int(groups.responses.lengths[row]),
-            "truncated": bool(groups.responses.truncated[row]),
-        }
-
-
-class PhaseClock:
-    """Wall-clock seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-    def total(self) -> float:
-        return time.perf_counter() - self._start

@@ -23,12 +23,12 @@ from owpo.policy.responses import Responses
 class TrainingRows:
     """B responses with all that an objective may read of them.
 
-        group      [B] int64   which prompt a row answers
-        advantage  [B]         active [B] bool
-        old_logp   [B, T]      None where the only update of the batch defines it
-        ref_logp   [B, T]      None where the objective reads none
-        weight     [B, T]      prepared weights, see `Objective.prepare`
-        step       int         rollout steps done in the stage
+    group      [B] int64   which prompt a row answers
+    advantage  [B]         active [B] bool
+    old_logp   [B, T]      None where the only update of the batch defines it
+    ref_logp   [B, T]      None where the objective reads none
+    weight     [B, T]      prepared weights, see `Objective.prepare`
+    step       int         rollout steps done in the stage
     """
 
     responses: Responses
@@ -44,12 +44,20 @@ class TrainingRows:
         """These rows; T shrinks to the longest of them."""
         responses = self.responses.rows(index)
         length = responses.tokens.shape[1]
-        picked = {
-            f.name: value[index] if value.ndim == 1 else value[index, :length]
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, responses=responses, **picked)
+
+        def picked(value: Tensor | None) -> Tensor | None:
+            return value if value is None else value[index, :length]
+
+        return TrainingRows(
+            responses=responses,
+            group=self.group[index],
+            advantage=self.advantage[index],
+            active=self.active[index],
+            old_logp=picked(self.old_logp),
+            ref_logp=picked(self.ref_logp),
+            weight=picked(self.weight),
+            step=self.step,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything in them as named tensors, to be written out."""
@@ -83,14 +91,18 @@ def add_old_logp(
     policy: Policy, rows: TrainingRows, index: Tensor, temperature: float, micro_batch_tokens: int
 ) -> TrainingRows:
     """The rows with `old_logp` of the rows in `index` from the policy as it stands."""
-    return replace(rows, old_logp=_scored_rows(policy, rows.responses, index, temperature, micro_batch_tokens))
+    return replace(
+        rows, old_logp=_scored_rows(policy, rows.responses, index, temperature, micro_batch_tokens)
+    )
 
 
 def add_ref_logp(
     reference: Policy, rows: TrainingRows, index: Tensor, temperature: float, micro_batch_tokens: int
 ) -> TrainingRows:
     """The rows with `ref_logp` of the rows in `index`, by the same function, dtype and kernel as the policy's."""
-    return replace(rows, ref_logp=_scored_rows(reference, rows.responses, index, temperature, micro_batch_tokens))
+    return replace(
+        rows, ref_logp=_scored_rows(reference, rows.responses, index, temperature, micro_batch_tokens)
+    )
 
 
 def _scored_rows(
@@ -156,6 +168,7 @@ def accumulate_gradients(
         loss.backward()
         total += loss.item()
         num_tokens += int(mask.sum())
+        assert entropy is not None
         stats = {**result.stats, "entropy": entropy}
         if part.ref_logp is not None:
             stats["kl_to_reference"] = token_divergence(logp.detach(), part.ref_logp)

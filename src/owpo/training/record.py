@@ -1,0 +1,66 @@
+"""What a step leaves behind: its numbers, a sample of its responses, its seconds."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from owpo.training.rollout import Groups
+from owpo.training.update import TrainingRows, UpdateResult
+
+
+def merge_updates(results: list[UpdateResult]) -> dict[str, float | int | None]:
+    """A step's updates as one set of numbers: token statistics over all trained tokens, the rest over updates."""
+    taken = [r for r in results if r.bad is None and r.num_tokens > 0]
+    merged: dict[str, float | int | None] = {
+        "updates": len(taken),
+        "bad_updates": sum(r.bad is not None for r in results),
+        "trained_tokens": sum(r.num_tokens for r in taken),
+        "loss": sum(r.loss for r in taken) / len(taken) if taken else None,
+        "grad_norm": sum(r.grad_norm for r in taken) / len(taken) if taken else None,
+    }
+    sums: defaultdict[str, float] = defaultdict(float)
+    for result in taken:
+        for name, mean in result.stats.items():
+            sums[name] += mean * result.num_tokens
+    total = sum(r.num_tokens for r in taken)
+    return merged | {name: value / total for name, value in sums.items()}
+
+
+def some_rollouts(groups: Groups, rows: TrainingRows, count: int) -> Iterator[dict[str, Any]]:
+    """The first `count` responses, spread over groups: response 0 of every prompt, then response 1, ..."""
+    size = groups.group_size
+    order = [p * size + g for g in range(size) for p in range(len(groups.problems))]
+    for row in order[:count]:
+        problem = groups.problems[row // size]
+        yield {
+            "problem": problem.id,
+            "prompt": problem.prompt,
+            "response": groups.texts[row],
+            "answer": problem.answer,
+            "verdict": str(groups.verdicts[row]),
+            "advantage": rows.advantage[row].item(),
+            "active": bool(rows.active[row]),
+            "tokens": int(groups.responses.lengths[row]),
+            "truncated": bool(groups.responses.truncated[row]),
+        }
+
+
+class PhaseClock:
+    """Wall-clock seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def total(self) -> float:
+        return time.perf_counter() - self._start

@@ -1,0 +1,63 @@
+"""A tiny task on a tiny model, both made on the spot: "5=" -> "5", asked of random weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
+
+CHARACTERS = "0123456789+=,"
+
+
+def write_tiny_model(folder: Path, seed: int = 0) -> Path:
+    """A 2-layer Llama over single characters, with random weights."""
+    vocabulary = {"<pad>": 0, "<eos>": 1, **{c: i for i, c in enumerate(CHARACTERS, start=2)}}
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    characters.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=characters, pad_token="<pad>", eos_token="<eos>", clean_up_tokenization_spaces=False
+    )
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        initializer_range=0.1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_problems(path: Path, lines: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def recipe_data(tmp_path, tiny_model) -> dict:
+    """A complete recipe as plain data, for tests to change."""
+    sets = {}
+    for name, digits in (("train", "0123456"), ("selection", "78"), ("report", "9")):
+        lines = [{"id": f"{name}-{d}", "prompt": f"{d}=", "answer": d} for d in digits]
+        sets[name] = {"kind": "jsonl", "path": str(write_problems(tmp_path / f"{name}.jsonl", lines))}
+    return {
+        "seed": 1,
+        "run": {"folder": str(tmp_path / "run"), "checkpoint_every": 2, "threads": 1},
+        "model": {"path": str(tiny_model)},
+        "problems": sets,
+        "rollout": {"prompts": 4, "group_size": 8, "max_new_tokens": 4, "max_rounds": 2},
+        "objective": {"name": "owpo"},
+        "training": {"learning_rate": 1e-2, "warmup_updates": 1, "weight_decay": 0.0},
+        "ratchet": {"protocol": "fixed", "reference": "base", "steps": 4},
+        "evaluation": {"every": 2, "samples": 2, "report_samples": 2},
+    }
