@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from owpo.bases.chain_addition import BaseRecipe
 from owpo.core.advantage import ESTIMATORS
@@ -24,13 +24,16 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
+    # A table becomes the dataclass BaseRecipe in lax mode alone.
+    model_config = ConfigDict(strict=False)
+
     path: str
     """A Hugging Face folder, or a hub id. With `make`, the folder that the base model is written to."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     make: BaseRecipe | None = None
     """A weak base model to be made on the spot where `path` does not exist yet."""
-    trust_remote_code: bool = False
+    trust_remote_code: StrictBool = False
     """Run Python code that comes with the model. Off unless asked for; recorded in the run folder."""
 
 
@@ -67,8 +70,7 @@ class ProblemsConfig(Section):
     @model_validator(mode="after")
     def _sets_differ(self) -> ProblemsConfig:
         paths: dict[str, str] = {}
-        for name in ("train", "selection", "report"):
-            source = getattr(self, name)
+        for name, source in (("train", self.train), ("selection", self.selection), ("report", self.report)):
             if isinstance(source, JSONLSource):
                 if source.path in paths:
                     raise ValueError(
@@ -237,7 +239,7 @@ class RunSection(Section):
     """Write the metrics to <folder>/tensorboard too."""
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the model computes in. Weights are float32 in any case: at a learning rate of 1e-6 bfloat16 ones stand still."""
+    """What the model computes in. Weights are float32 in any case: updates of 1e-6 vanish in bfloat16 ones."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads; None: all cores. Written to the run folder, since results depend on it bit by bit."""
 

@@ -251,9 +251,10 @@ def _tensorboard(config: RunConfig, path: Path, progress: Progress) -> SummaryWr
 def _load_problems(config: ProblemsConfig) -> dict[str, list[Problem]]:
     """The three sets, which share no prompt."""
     sets = {}
-    for name in ("train", "selection", "report"):
+    sources = {"train": config.train, "selection": config.selection, "report": config.report}
+    for name, source in sources.items():
         with input_errors(f"problems.{name}"):
-            sets[name] = _read_source(getattr(config, name), name)
+            sets[name] = _read_source(source, name)
     with input_errors("problems"):
         split_check(**sets)
     return sets

@@ -54,6 +54,12 @@ class Responses:
         """Response tokens of every row, EOS included, [B] int64."""
         return self.mask.sum(dim=1)
 
+    @property
+    def row_lengths(self) -> Tensor:
+        """Prompt and response tokens of every row, [B] int64: what a forward pass of it costs."""
+        prompt_length_B = torch.tensor([len(prompt) for prompt in self.prompts], device=self.mask.device)
+        return prompt_length_B + self.lengths
+
     def rows(self, index: Tensor) -> Responses:
         """The rows `index` ([N] int64), in that order, T trimmed to the longest of them."""
         mask = self.mask[index]

@@ -218,7 +218,7 @@ def optimiser_update(
             policy,
             objective,
             rows,
-            micro_batches(rows.responses.lengths, micro_batch_tokens),
+            micro_batches(rows.responses.row_lengths, micro_batch_tokens),
             reduction=reduction,
             counts=counts,
             prompt_tokens=prompt_tokens,
