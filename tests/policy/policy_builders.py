@@ -76,7 +76,9 @@ def tiny_config(kind: str, vocab_size: int, **changes: object) -> PreTrainedConf
     return CONFIGS[kind](**(settings | changes))
 
 
-def tiny_policy(kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -> Policy:
+def tiny_policy(
+    kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object
+) -> Policy:
     """Random weights in float32 (float64 for float64), evaluation mode, the character tokenizer."""
     tokenizer = character_tokenizer()
     torch.manual_seed(seed)
@@ -93,7 +95,9 @@ def save_folder(folder: Path, kind: str, tokenizer: PreTrainedTokenizerFast, **c
     return str(folder)
 
 
-def random_responses(prompt_lengths: list[int], lengths: list[int], vocab_size: int, seed: int = 0) -> Responses:
+def random_responses(
+    prompt_lengths: list[int], lengths: list[int], vocab_size: int, seed: int = 0
+) -> Responses:
     """Responses of random tokens with these lengths."""
     generator = torch.Generator().manual_seed(seed)
 
