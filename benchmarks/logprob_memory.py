@@ -1,10 +1,10 @@
 """Peak memory of the log-probs' forward and backward pass, with and without full logits.
 
-    python benchmarks/logprob_memory.py [--vocab 152000] [--tokens 4096] [--hidden 512] [--device cpu] [--json]
+    python benchmarks/logprob_memory.py [--vocab 152000] [--tokens 4096] [--hidden 512] [--json]
 
 Each way runs in a process of its own. On the CPU the figure is the process's largest resident set minus that
-before the pass, hidden states and weights in place; on CUDA it is torch's own maximum minus the same. Both include
-the gradients of hidden states and weights, which either way has to hold.
+before the pass, hidden states and weights in place; on CUDA it is torch's own maximum minus the same. Both
+include the gradients of hidden states and weights, which either way has to hold.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def measure(way: str, vocab: int, tokens: int, hidden: int, device: torch.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds, after = time.perf_counter() - start, peak_bytes(device)
-    assert hidden_NH.grad is not None and weight_VH.grad is not None
+    assert hidden_NH.grad is not None
+    assert weight_VH.grad is not None
     return {
         "peak_mib": (after - before) / 2**20,
         "seconds": seconds,
