@@ -124,6 +124,40 @@ def _logits(
     return transform.apply_(logits_NV)
 
 
+def _from_logits(
+    logits_CV: Tensor, target_C: Tensor, with_entropy: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log-prob of the target, log-sum-exp and entropy, [C] each; overwrites the logits."""
+    top_C = logits_CV.amax(dim=1)
+    shifted_CV = logits_CV.sub_(top_C.unsqueeze(1))
+    chosen_C = shifted_CV.gather(1, target_C.unsqueeze(1)).squeeze(1)
+    # Without the entropy the exponential may overwrite the logits too: one buffer of C * V instead of two.
+    exp_CV = shifted_CV.exp() if with_entropy else shifted_CV.exp_()
+    sum_C = exp_CV.sum(dim=1)
+    log_sum_C = sum_C.log()
+    # H = log sum_v e^x - sum_v p x for any shift of x; the dot product needs no third buffer.
+    entropy_C = log_sum_C - torch.einsum("cv,cv->c", exp_CV, shifted_CV) / sum_C if with_entropy else None
+    return chosen_C - log_sum_C, log_sum_C + top_C, entropy_C
+
+
+def _product_gradient(
+    logits_CV: Tensor,
+    target_C: Tensor,
+    log_sum_C: Tensor,
+    grad_C: Tensor,
+    transform: LogitTransform,
+    temperature: float,
+) -> Tensor:
+    """The loss's gradient at the linear layer's output, [C, V]; overwrites the logits.
+
+    d logp / d logits = (onehot(target) - softmax) / temperature, times the transform's slope.
+    """
+    slope = transform.slope(logits_CV)
+    softmax_CV = logits_CV.div_(temperature).sub_(log_sum_C.unsqueeze(1)).exp_()
+    scaled_C1 = grad_C.unsqueeze(1) / temperature
+    return softmax_CV.mul_(-scaled_C1).scatter_add_(1, target_C.unsqueeze(1), scaled_C1).mul_(slope)
+
+
 class _SelectedLogProbs(torch.autograd.Function):
     """The forward pass saves a log-sum-exp per token, the backward pass recomputes each chunk's logits."""
 
@@ -147,19 +181,14 @@ class _SelectedLogProbs(torch.autograd.Function):
         entropy_N = torch.empty_like(logp_N) if with_entropy else logp_N.new_empty(0)
         for start in range(0, hidden_NH.shape[0], chunk_tokens):
             at = slice(start, start + chunk_tokens)
-            logits_CV = _logits(hidden_NH[at], compute_weight_VH, bias_V, transform).div_(temperature)
-            top_C = logits_CV.amax(dim=1)
-            shifted_CV = logits_CV.sub_(top_C.unsqueeze(1))
-            chosen_C = shifted_CV.gather(1, target_N[at].unsqueeze(1)).squeeze(1)
-            # Without the entropy the exponential may overwrite the logits: one buffer of C * V instead of
-            # two.
-            exp_CV = shifted_CV.exp() if with_entropy else shifted_CV.exp_()
-            sum_C = exp_CV.sum(dim=1)
-            if with_entropy:
-                # H = log sum_v e^x - sum_v p x for any shift of x; the dot product needs no third buffer.
-                entropy_N[at] = sum_C.log() - torch.einsum("cv,cv->c", exp_CV, shifted_CV) / sum_C
-            logp_N[at] = chosen_C - sum_C.log()
-            log_sum_N[at] = sum_C.log() + top_C
+            # A name for the logits here would keep one chunk's alive while the next one's are made.
+            logp_N[at], log_sum_N[at], entropy_C = _from_logits(
+                _logits(hidden_NH[at], compute_weight_VH, bias_V, transform).div_(temperature),
+                target_N[at],
+                with_entropy,
+            )
+            if entropy_C is not None:
+                entropy_N[at] = entropy_C
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, target_N, log_sum_N)
         ctx.temperature, ctx.transform = temperature, transform
         ctx.compute_dtype, ctx.chunk_tokens = compute_dtype, chunk_tokens
@@ -180,13 +209,10 @@ class _SelectedLogProbs(torch.autograd.Function):
         for start in range(0, hidden_NH.shape[0], ctx.chunk_tokens):
             at = slice(start, start + ctx.chunk_tokens)
             hidden_CH = hidden_NH[at].to(ctx.compute_dtype)
-            logits_CV = _logits(hidden_CH, compute_weight_VH, bias_V, transform)
-            slope = transform.slope(logits_CV)
-            # d logp / d logits = (onehot(target) - softmax) / temperature
-            grad_CV = logits_CV.div_(temperature).sub_(log_sum_N[at].unsqueeze(1)).exp_()
-            scaled_grad_C1 = grad_N[at].unsqueeze(1) / temperature
-            grad_CV.mul_(-scaled_grad_C1).scatter_add_(1, target_N[at].unsqueeze(1), scaled_grad_C1)
-            grad_CV.mul_(slope)
+            grad_CV = _product_gradient(
+                _logits(hidden_CH, compute_weight_VH, bias_V, transform),
+                target_N[at], log_sum_N[at], grad_N[at], transform, temperature,
+            )  # fmt: skip
             if grad_bias_V is not None:
                 grad_bias_V += grad_CV.sum(dim=0)
             grad_CV = grad_CV.to(ctx.compute_dtype)
@@ -196,4 +222,5 @@ class _SelectedLogProbs(torch.autograd.Function):
                 grad_weight_VH.addmm_(grad_CV.T, hidden_CH)
             elif grad_weight_VH is not None:
                 grad_weight_VH += grad_CV.T @ hidden_CH
+            del grad_CV  # before the next chunk's logits are made
         return grad_hidden_NH, grad_weight_VH, grad_bias_V, None, None, None, None, None, None

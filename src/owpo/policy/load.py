@@ -232,7 +232,7 @@ def _check_tokens(policy: Policy, path: str) -> None:
     if largest >= policy.vocab_size:
         raise ValueError(
             f"the tokenizer of {path} is larger than its model: token {token!r} has id {largest}, the "
-            f"output layer has {policy.vocab_size} rows; resize the embeddings, or save its own tokenizer there"
+            f"output layer has {policy.vocab_size} rows; resize the embeddings, or save its own tokenizer"
         )
 
 
@@ -335,9 +335,11 @@ def check_same_vocabulary(policy: Policy, reference: Policy) -> None:
     """
     ours, theirs = policy.tokenizer.get_vocab(), reference.tokenizer.get_vocab()
     if ours != theirs:
-        tokens = sorted(ours.items() ^ theirs.items(), key=lambda item: item[1])
-        names = list(dict.fromkeys(token for token, _ in tokens))[:3]
-        examples = ", ".join(f"{name!r} is {ours.get(name)} and {theirs.get(name)}" for name in names)
+        tokens = sorted(ours, key=ours.__getitem__) + sorted(
+            theirs.keys() - ours.keys(), key=theirs.__getitem__
+        )
+        differing = [token for token in tokens if ours.get(token) != theirs.get(token)][:3]
+        examples = ", ".join(f"{token!r} is {ours.get(token)} and {theirs.get(token)}" for token in differing)
         raise ValueError(
             f"policy and reference have different vocabularies, of {len(ours)} and {len(theirs)} tokens: "
             f"{examples}; take a reference of the same model family"

@@ -187,6 +187,6 @@ def check_logit_path(policy: Policy) -> None:
             if not difference <= tolerance:
                 raise ValueError(
                     f"{type(policy.model).__name__} computes its logits in a way the memory-saving log-prob "
-                    f"path does not know: log-probs differ by {difference:.2g} (tolerance {tolerance:.2g}); use "
-                    "another architecture, or add its logit transform to owpo.policy.logprobs.logit_head"
+                    f"path does not know: log-probs differ by {difference:.2g} (tolerance {tolerance:.2g}); "
+                    "use another architecture, or add its logit transform to owpo.policy.logprobs.logit_head"
                 )

@@ -89,21 +89,25 @@ def _file(path: str, name: str, revision: str | None) -> str | None:
     )
 
 
-def _declared_tokens(config_file: str | None) -> set[str]:
-    """Tokens that tokenizer_config.json adds to those of tokenizer.json, such as a pad token."""
+def _declared_tokens(config_file: str | None) -> dict[str, int | None]:
+    """Tokens that tokenizer_config.json adds, such as a pad token, and their ids where it gives them."""
     if config_file is None:
-        return set()
+        return {}
     config: dict[str, Any] = json.loads(Path(config_file).read_text(encoding="utf-8"))
     added: list[Any] = [value for key, value in config.items() if key.endswith("_token")]
-    added += config.get("added_tokens_decoder", {}).values()
     for key in ("additional_special_tokens", "extra_special_tokens"):
         named = config.get(key) or []
         added += named.values() if isinstance(named, dict) else named
     contents = [token.get("content") if isinstance(token, dict) else token for token in added]
-    return {token for token in contents if isinstance(token, str)}
+    declared: dict[str, int | None] = {token: None for token in contents if isinstance(token, str)}
+    for index, token in config.get("added_tokens_decoder", {}).items():
+        declared[token["content"]] = int(index)
+    return declared
 
 
-def _difference(tokenizer: PreTrainedTokenizerBase, saved: Tokenizer, declared: set[str]) -> str | None:
+def _difference(
+    tokenizer: PreTrainedTokenizerBase, saved: Tokenizer, declared: dict[str, int | None]
+) -> str | None:
     """How the tokenizer differs from the saved one, as the end of a sentence; None where it does not.
 
     Compared without special tokens around the text: those are tokenizer_config.json's to decide.
@@ -115,6 +119,8 @@ def _difference(tokenizer: PreTrainedTokenizerBase, saved: Tokenizer, declared: 
     for token in vocabulary.keys() - saved_vocabulary.keys():
         if token not in declared:
             return f"has a token {token!r} that the saved files do not name"
+        if declared[token] not in (None, vocabulary[token]):
+            return f"gives token {token!r} the id {vocabulary[token]}, where {declared[token]} was saved"
     for probe in PROBES:
         ids = tokenizer.encode(probe, add_special_tokens=False)
         saved_ids = saved.encode(probe, add_special_tokens=False).ids
