@@ -8,7 +8,7 @@ from owpo.evaluation.intervals import accuracy_interval, paired_difference, pass
 
 
 def test_mean_and_sampling_error_worked_by_hand() -> None:
-    # Problem means 1, 0.5, 0. Only the second varies: 1/3 is its samples' variance (unbiased), 1/12 its mean's.
+    # Problem means 1, 0.5, 0. Only the second varies: variance 1/3 (unbiased) of a sample, 1/12 of its mean.
     accuracy = accuracy_interval([[1, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]])
     assert accuracy.mean == pytest.approx(0.5)
     assert accuracy.sampling_se == pytest.approx(math.sqrt(1 / 12) / 3)
