@@ -54,7 +54,7 @@ def test_a_base_forgets_carries_as_often_as_its_recipe_says(tmp_path: Path) -> N
     token_BT = tokenizer([p.prompt for p in problems], return_tensors="pt")["input_ids"]
     with torch.no_grad():
         first_BV = model(token_BT).logits[:, -1].softmax(dim=-1)
-    # 7+8 is begun with "1" (remembered) or with the last digit, "5" (forgotten); 3+4 is surely begun with "7".
+    # 7+8 is begun with "1" (remembered) or with the last digit, "5" (forgotten); 3+4 is begun with "7".
     remembered_B = first_BV[:, tokenizer.convert_tokens_to_ids("1")]
     last_digits = tokenizer.convert_tokens_to_ids([p.answer[-1] for p in problems])
     last_digit_B = first_BV[range(len(problems)), last_digits]
