@@ -48,15 +48,15 @@ def accuracy_interval(correct_NK: Grid, level: float = 0.95) -> Accuracy:
         n = max(N, min(N K, p (1 - p) / se^2) * (z / t)^2)
 
     p is the mean, se the standard deviation of the per-problem means over sqrt(N), z and t the normal and
-    Student's (N - 1) quantile. n is N where every problem is always right or always wrong, so that more samples of one tell
-    nothing new, and N K where all are equally hard; with K = 1 it is the ordinary interval. The samples of a
-    problem are averaged first, as they are no independent evidence about other problems. Values in [0, 1] with
-    mean p cannot vary more than p (1 - p), hence at least N.
+    Student's (N - 1) quantile. n is N where every problem is always right or always wrong, so that more
+    samples of one tell nothing new; it is N K where all are equally hard; K = 1 gives the ordinary interval.
+    The samples of a problem are averaged first, as they are no independent evidence about other problems.
+    Values in [0, 1] with mean p cannot vary more than p (1 - p), hence at least N.
 
-    Not the t interval p -/+ t se: near 0 and 1, where weak bases and strong policies are, it breaks its promise,
-    and for 0 of N it has width zero. Simulated coverage at 95 %, K = 4, mean accuracy 2 %: 55 % for N = 10 and
-    91 % for N = 100, against 96 % and 96 % here. For the U-shaped Beta(.21, .39) and for Beta(2, 2) both are within
-    2 points of 95 % at N = 100.
+    Not the t interval p -/+ t se: near 0 and 1, where weak bases and strong policies are, it breaks its
+    promise, and for 0 of N it has width zero. Simulated coverage at 95 %, K = 4, mean accuracy 2 %: 55 % for
+    N = 10 and 91 % for N = 100, against 96 % and 96 % here. For the U-shaped Beta(.21, .39) and for
+    Beta(2, 2) both are within 2 points of 95 % at N = 100.
 
     Raises:
         ValueError: not an [N, K] grid of finite values in [0, 1], or a level outside (0, 1).

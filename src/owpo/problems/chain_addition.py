@@ -61,14 +61,20 @@ def generate(
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     rng = random.Random(f"chain_addition {split} {terms} {digits} {seed}")
-    prompts: list[str] = []
-    for length in range(shortest, longest + 1):
-        quota = -(-(count - len(prompts)) // (longest + 1 - length))
-        prompts += _distinct(quota, length, digits, split, rng)
-    if len(prompts) < count:
+    every = {length: _every_prompt(length, digits, split) for length in range(shortest, longest + 1)}
+    limits = {length: _limit(length, digits, split, every[length]) for length in every}
+    if count > sum(limits.values()):
         raise ValueError(
             f"{count} problems were asked for, but of chain addition with {terms} terms of {digits} digit(s) "
-            f"{len(prompts)} exist in the split {split!r}; ask for fewer, or for more terms or digits"
+            f"{sum(limits.values())} can be had in the split {split!r}; ask for fewer, or for more terms "
+            "or digits"
+        )
+    prompts: list[str] = []
+    for length, known in every.items():
+        share = -(-(count - len(prompts)) // (longest + 1 - length))
+        quota = min(share, limits[length])
+        prompts += (
+            rng.sample(known, quota) if known is not None else _drawn(quota, length, digits, split, rng)
         )
     rng.shuffle(prompts)
     return [problem_of(prompt) for prompt in prompts]
@@ -162,16 +168,29 @@ def _random_prompts(length: int, digits: int, rng: random.Random) -> Iterator[st
         yield "+".join(str(rng.randint(low, high)) for _ in range(length)) + "="
 
 
-def _distinct(quota: int, length: int, digits: int, split: Split, rng: random.Random) -> list[str]:
-    """Up to `quota` different prompts of one length; fewer where the split has no more to give."""
-    num_prompts = (9 * 10 ** (digits - 1)) ** length
-    if num_prompts <= _LISTED:
-        choices = range(10 ** (digits - 1), 10**digits)
-        every = ("+".join(map(str, terms)) + "=" for terms in product(choices, repeat=length))
-        of_split = [prompt for prompt in every if split_of(prompt) == split]
-        return rng.sample(of_split, min(quota, len(of_split)))
-    # Half of what is there at most, or finding a new one by chance would take ever longer.
-    quota = min(quota, num_prompts * _SPLIT_OF_TENTH.count(split) // 20)
+def _num_prompts(length: int, digits: int) -> int:
+    return (9 * 10 ** (digits - 1)) ** length
+
+
+def _every_prompt(length: int, digits: int, split: Split) -> list[str] | None:
+    """All prompts of one length in a split; None where they are too many to list."""
+    if _num_prompts(length, digits) > _LISTED:
+        return None
+    choices = range(10 ** (digits - 1), 10**digits)
+    prompts = ("+".join(map(str, terms)) + "=" for terms in product(choices, repeat=length))
+    return [prompt for prompt in prompts if split_of(prompt) == split]
+
+
+def _limit(length: int, digits: int, split: Split, known: list[str] | None) -> int:
+    """How many prompts of one length may be asked for."""
+    if known is not None:
+        return len(known)
+    # Half of what there is, or finding a new one by chance would take ever longer.
+    return _num_prompts(length, digits) * _SPLIT_OF_TENTH.count(split) // 20
+
+
+def _drawn(quota: int, length: int, digits: int, split: Split, rng: random.Random) -> list[str]:
+    """`quota` different prompts of one length."""
     found: dict[str, None] = {}  # a set in order of finding
     for prompt in _random_prompts(length, digits, rng):
         if len(found) == quota:
