@@ -47,8 +47,8 @@ class ChainAdditionSource(Section):
     kind: Literal["chain_addition"]
     count: Annotated[int, Field(gt=0)]
     """How many distinct problems."""
-    terms: Annotated[int, Field(ge=2)] = 8
-    """Numbers to add."""
+    terms: Annotated[int, Field(ge=2)] | Annotated[list[int], Field(min_length=2, max_length=2)] = 8
+    """Numbers to add; [fewest, most] for problems of graded length."""
     digits: Annotated[int, Field(ge=1)] = 1
     """Digits of each number."""
     seed: int = 0

@@ -264,8 +264,9 @@ def _read_source(source: Source, split: Any) -> list[Problem]:
     if isinstance(source, JSONLSource):
         return read_jsonl(source.path)
     assert isinstance(source, ChainAdditionSource)
+    terms = source.terms if isinstance(source.terms, int) else (source.terms[0], source.terms[1])
     return chain_addition.generate(
-        source.count, terms=source.terms, digits=source.digits, split=split, seed=source.seed
+        source.count, terms=terms, digits=source.digits, split=split, seed=source.seed
     )
 
 

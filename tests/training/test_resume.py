@@ -1,7 +1,6 @@
 """A run that was stopped, however, ends exactly where an uninterrupted one ends."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -52,17 +51,15 @@ def in_folder(data: dict, folder: Path, **sections) -> dict:
 
 @pytest.mark.parametrize("ratchet", [LEAPFROG, EVERY_K, BEST_OF_STAGE], ids=lambda r: r["protocol"])
 def test_stops_at_every_kind_of_moment_change_nothing(recipe_data, tmp_path, monkeypatch, ratchet):
-    """A stop request is looked for while sampling, while evaluating and between steps; take each 3rd chance."""
+    """A stop is looked for while sampling, while evaluating and between steps; one chance in six is taken."""
     whole = train(build_config(in_folder(recipe_data, tmp_path / "whole", ratchet=ratchet), "test"))
     config = build_config(in_folder(recipe_data, tmp_path / "parts", ratchet=ratchet), "test")
 
-    chances = 0
+    chance = random.Random(3)
     real_check = StopSignal.check
 
     def check(self, *args):
-        nonlocal chances
-        chances += 1
-        if chances % 3 == 0:
+        if chance.random() < 1 / 6:
             self.received = "SIGTERM"
         real_check(self, *args)
 
@@ -74,16 +71,15 @@ def test_stops_at_every_kind_of_moment_change_nothing(recipe_data, tmp_path, mon
             run = resume(config.run.folder) if Path(config.run.folder).exists() else train(config)
         except Interrupted:
             stops += 1
-            assert stops < 200
-    assert stops > 5
+            assert stops < 100
+    assert stops > 3
     assert run.rows == whole.rows
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with log.open("a") as stream:
-        return subprocess.Popen([sys.executable, "-m", "owpo", *words], stdout=stream, stderr=stream, env=environment)
+        return subprocess.Popen([sys.executable, "-m", "owpo", *words], stdout=stream, stderr=stream)
 
 
 def test_sigkill_at_random_moments_changes_nothing(recipe_data, tmp_path):
@@ -100,12 +96,12 @@ def test_sigkill_at_random_moments_changes_nothing(recipe_data, tmp_path):
     chance = random.Random(7)
     metrics = tmp_path / "killed" / "metrics.jsonl"
     kills, stages_at_kill = 0, set()
-    for _ in range(40):
+    target = 0
+    while True:
         process = start(["train", str(recipe), "--resume"], log)
-        lines_to_see = chance.randint(4, 30)
-        seen_before = number_of_lines(metrics)
-        while process.poll() is None and abs(number_of_lines(metrics) - seen_before) < lines_to_see:
-            time.sleep(0.002)
+        target = max(target, number_of_lines(metrics)) + chance.randint(10, 30)
+        while process.poll() is None and number_of_lines(metrics) < target:
+            time.sleep(0.001)
         if process.poll() is not None:
             break
         time.sleep(chance.random() * 0.05)
