@@ -1,14 +1,18 @@
 """What an objective reads and what it returns.
 
-Shape legend: B sequences, T response tokens (padded on the right), P prompts, G responses per prompt, B = P * G.
+Shape legend: B sequences, T response tokens (padded on the right), P prompts, G responses per
+prompt, B = P * G.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_FLOATS = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +28,17 @@ class TokenBatch:
         advantage     [B] or [B, T]  from the verifier; its sign is the direction of every update
         mask          [B, T] bool    True on response tokens; what stands elsewhere is never read
         active        [B] bool       samples whose tokens get the one-way weight; None means all
-        weight        [B, T] float   weights decided before the split (read by objectives with `needs.prepared`)
+        weight        [B, T] float   weights decided before the split (read by objectives with
+                                     `needs.prepared`)
         step          int            rollout steps done in this stage; read by schedules
 
-    A field that an objective needs and does not get is an error, never a zero.
+    "float" is float32 or float64. Deviations are differences of log-probs and are read at a scale of 0.01
+    nat, where bfloat16 resolves 0.03 at a log-prob of -5. A field that an objective needs and does not get is
+    an error, never a zero.
 
     Raises:
-        ValueError: a shape, dtype or device disagrees with `logp`'s.
+        ValueError: a shape, dtype or device disagrees with `logp`'s, or a field other than `logp` carries a
+            gradient.
     """
 
     logp: Tensor
@@ -44,32 +52,35 @@ class TokenBatch:
     step: int = 0
 
     def __post_init__(self) -> None:
-        if self.logp.ndim != 2 or not self.logp.is_floating_point():
-            raise ValueError(
-                f"logp must be a floating-point [B, T] tensor, got {self.logp.dtype} {list(self.logp.shape)}"
-            )
+        if self.logp.ndim != 2:
+            raise ValueError(f"logp must be a [B, T] tensor, got shape {list(self.logp.shape)}")
         rows, tokens = self.logp.shape
+        per_row, per_token = ((rows,), f"[B] = {[rows]}"), ((rows, tokens), f"[B, T] = {[rows, tokens]}")
+        self._check("logp", _FLOATS, per_token)
         for name in ("old_logp", "ref_logp", "sampler_logp", "weight"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if value.shape != self.logp.shape:
-                raise ValueError(f"{name} must have logp's shape {[rows, tokens]}, got {list(value.shape)}")
-            if value.requires_grad:
-                raise ValueError(f"{name} carries a gradient; only logp may. Pass {name}.detach()")
-        if self.advantage.shape not in ((rows,), (rows, tokens)):
+            self._check(name, _FLOATS, per_token)
+        self._check("advantage", _FLOATS, per_row, per_token)
+        self._check("mask", (torch.bool,), per_token)
+        self._check("active", (torch.bool,), per_row)
+
+    def _check(
+        self, name: str, dtypes: tuple[torch.dtype, ...], *shapes: tuple[tuple[int, ...], str]
+    ) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if value.shape not in [shape for shape, _ in shapes]:
+            allowed = " or ".join(text for _, text in shapes)
+            raise ValueError(f"{name} must be {allowed}, got shape {list(value.shape)}")
+        if value.dtype not in dtypes:
+            allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise ValueError(f"{name} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}")
+        if value.device != self.logp.device:
             raise ValueError(
-                f"advantage must be [B] = {[rows]} or [B, T] = {[rows, tokens]}, got {list(self.advantage.shape)}"
+                f"{name} is on {value.device}, but logp is on {self.logp.device}; move one of them"
             )
-        if self.mask.shape != self.logp.shape or self.mask.dtype != torch.bool:
-            raise ValueError(
-                f"mask must be a bool tensor of logp's shape {[rows, tokens]}, "
-                f"got {self.mask.dtype} {list(self.mask.shape)}"
-            )
-        if self.active is not None and (self.active.shape != (rows,) or self.active.dtype != torch.bool):
-            raise ValueError(
-                f"active must be a bool [B] = {[rows]} tensor, got {self.active.dtype} {list(self.active.shape)}"
-            )
+        if value.requires_grad and name != "logp":
+            raise ValueError(f"{name} carries a gradient; only logp may. Pass {name}.detach()")
 
     @property
     def advantage_BT(self) -> Tensor:
@@ -80,14 +91,14 @@ class TokenBatch:
     def without_padding_values(self) -> TokenBatch:
         """The same batch with zeros where the mask is False.
 
-        `torch.where` (and not a product with the mask) keeps a NaN or inf at a padded position out of both the
-        value and the gradient: 0 * inf is NaN.
+        `torch.where` (and not a product with the mask) keeps a NaN or inf at a padded position out of both
+        the value and the gradient: 0 * inf is NaN.
         """
 
         def clean(value: Tensor) -> Tensor:
             return torch.where(self.mask, value, torch.zeros((), dtype=value.dtype, device=value.device))
 
-        optional = {
+        optional: dict[str, Any] = {
             name: clean(value)
             for name in ("old_logp", "ref_logp", "sampler_logp", "weight")
             if (value := getattr(self, name)) is not None
@@ -97,7 +108,10 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """An objective's answer: `loss` [B, T], not yet reduced, and `stats`, name -> [B, T] without gradient."""
+    """An objective's answer: `loss` [B, T], not yet reduced, and `stats`, name -> [B, T] without gradient.
+
+    From `Objective.__call__` both are zero (False) where the mask is.
+    """
 
     loss: Tensor
     stats: dict[str, Tensor] = field(default_factory=dict)

@@ -34,24 +34,15 @@ def _no_asym(delta: Tensor) -> Tensor:
     return -delta.abs()
 
 
-def _no_locking(delta: Tensor) -> Tensor:
-    return (-delta).clamp(min=0)
-
-
-def _no_accel(delta: Tensor) -> Tensor:
-    return (-delta).clamp(max=0)
-
-
 def _inverted(delta: Tensor) -> Tensor:
     return delta
 
 
-# The exponent that each rule gives to a deviation; the weight is its exponential, clipped to the band.
+# The exponent that each rule gives to a deviation; the weight is its exponential, clipped to the band. The
+# paper's other two ablations are bands: [1, w_high] never locks, [w_low, 1] never accelerates.
 RULES: dict[str, Callable[[Tensor], Tensor]] = {
     "one_way": _one_way,  # eq. 7
     "no_asym": _no_asym,  # "w/o Asym": the size of delta alone, our reading of the paper's one line
-    "no_locking": _no_locking,  # "w/o Locking": w = 1 for delta > 0
-    "no_accel": _no_accel,  # "w/o Accel": w = 1 for delta < 0
     "inverted": _inverted,  # the rule as the paper's Figure 2 prints it, pi/ref where eq. 7 has ref/pi
 }
 
@@ -62,8 +53,19 @@ def one_way_weight(delta: Tensor, w_low: float, w_high: float, rule: str = "one_
     return exponent.exp().clamp(w_low, w_high)
 
 
+def kl_would_flip(delta: Tensor, advantage: Tensor, beta: float) -> Tensor:
+    """[B, T] bool: tokens whose update a KL penalty beta * k2 would turn against the verifier.
+
+    Along the verifier's direction such a penalty leaves the coefficient |A| - beta * delta (on-policy), which
+    is negative once delta > |A| / beta. A token with A = 0 has no direction to turn. Section 4 calls this
+    force reversal; whether it happens at a given beta is to be measured.
+    """
+    size = advantage.abs()
+    return (size > 0) & (beta * delta > size)
+
+
 def active_count(step: int, num_steps: int, group_size: int) -> int:
-    """N_act: active samples of a group at `step` (0-based) of a stage; falls linearly from G to 1 (Algorithm 1)."""
+    """N_act, active samples of a group at `step` (0-based) of a stage: linear from G to 1 (Algorithm 1)."""
     if num_steps <= 1:
         return group_size
     done = min(step, num_steps - 1) / (num_steps - 1)
@@ -75,6 +77,7 @@ def top_active(advantage_PG: Tensor, num_active: int) -> Tensor:
 
     With binary rewards |A| takes two values in a group, so ties are the rule: the rarer outcome comes first.
     """
+    assert num_active >= 1, num_active
     order_PG = advantage_PG.abs().sort(dim=1, descending=True, stable=True).indices
     active_PG = torch.zeros_like(advantage_PG, dtype=torch.bool)
     return active_PG.scatter_(1, order_PG[:, :num_active], True)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from owpo.core.registry import did_you_mean
+
 MODES: dict[str, str] = {
     "token-mean": "sum / tokens of the step (DAPO)",
     "seq-mean-token-mean": "mean over sequences of each one's token mean (GRPO, GSPO)",
@@ -28,13 +30,28 @@ class StepCounts:
     tokens      response tokens
     sequences   responses
     prompts     groups
-    max_tokens  the constant length of `seq-mean-token-sum-norm`: the longest response that sampling allows
+    max_tokens  the constant length of `seq-mean-token-sum-norm`: the longest response that sampling allows.
+                The width of a padded batch is no substitute, for it differs from one micro-batch to the next.
+
+    Raises:
+        ValueError: a count is negative, or max_tokens is below 1.
     """
 
     tokens: int
     sequences: int
     prompts: int
     max_tokens: int
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "sequences", "prompts"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"StepCounts.{name} counts a whole optimiser step, got {getattr(self, name)}"
+                )
+        if self.max_tokens < 1:
+            raise ValueError(
+                f"StepCounts.max_tokens must be the longest allowed response, got {self.max_tokens}"
+            )
 
 
 def reduction_weights(
@@ -68,6 +85,8 @@ def reduction_weights(
         return ones
     if mode == "prompt-mean":
         if prompt_tokens is None:
-            raise ValueError("reduction 'prompt-mean' needs prompt_tokens, the token count of each row's group")
+            raise ValueError(
+                "reduction 'prompt-mean' needs prompt_tokens, the token count of each row's group"
+            )
         return ones / prompt_tokens.to(dtype).clamp(min=1).unsqueeze(1) / max(counts.prompts, 1)
-    raise ValueError(f"unknown reduction {mode!r}; known: {', '.join(MODES)}")
+    raise ValueError(f"unknown reduction {mode!r}.{did_you_mean(mode, MODES)} Known: {', '.join(MODES)}")

@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from owpo.core.batch import TokenBatch, TokenLoss
 @dataclass(frozen=True, kw_only=True)
 class Needs:
     """What an engine must bring, and what it may leave out.
+
+    What is not declared here is not handed over: an objective cannot come to depend on it.
 
     reference       `ref_logp` is read
     old_logp        `old_logp` is read
@@ -73,7 +75,7 @@ def register(
     config: type,
     source: str,
     needs: Needs | Callable[[Any], Needs],
-    scaffold: Scaffold = Scaffold(),  # noqa: B008 (frozen)
+    scaffold: Scaffold = Scaffold(),
     prepare: PrepareFunction | None = None,
 ) -> Callable[[LossFunction], LossFunction]:
     """Register `function(batch, config) -> TokenLoss` under `name`.
@@ -85,8 +87,14 @@ def register(
         prepare: `(batch of the whole optimiser step with logp = old_logp, config, generator) -> weight_BT`.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or the config is not such a dataclass.
     """
+    parameters = getattr(config, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen or not all(f.kw_only for f in fields(config)):
+        raise ValueError(
+            f"the config of objective {name!r} must be a frozen keyword-only dataclass; "
+            f"write @dataclass(frozen=True, kw_only=True) above {config.__name__}"
+        )
 
     def decorate(function: LossFunction) -> LossFunction:
         if name in _REGISTRY:
@@ -146,27 +154,53 @@ class Objective:
         Raises:
             ValueError: a log-prob (or a prepared weight) that the objective reads is missing.
         """
-        needed = {
-            "old_logp": self.needs.old_logp,
-            "ref_logp": self.needs.reference,
-            "weight": self.needs.prepared,
-        }
+        needs = self.needs
+        self._check_present(batch, needs, weight=needs.prepared)
+        result = self.entry.function(_only_needed(batch, needs), self.config)
+        assert result.loss.shape == batch.logp.shape, (
+            f"{self.name} returned a loss of shape {result.loss.shape}"
+        )
+
+        def clean(value: Tensor) -> Tensor:
+            return torch.where(batch.mask, value, torch.zeros((), dtype=value.dtype, device=value.device))
+
+        return TokenLoss(
+            clean(result.loss), {name: clean(value.detach()) for name, value in result.stats.items()}
+        )
+
+    def _check_present(self, batch: TokenBatch, needs: Needs, weight: bool) -> None:
+        needed = {"old_logp": needs.old_logp, "ref_logp": needs.reference, "weight": weight}
         for name, is_needed in needed.items():
             if is_needed and getattr(batch, name) is None:
-                raise ValueError(f"objective {self.name!r} reads {name}, but the batch has none")
-        result = self.entry.function(batch.without_padding_values(), self.config)
-        zero = torch.zeros((), dtype=result.loss.dtype, device=result.loss.device)
-        stats = {name: value.detach() for name, value in result.stats.items()}
-        return TokenLoss(torch.where(batch.mask, result.loss, zero), stats)
+                hint = "; call Objective.prepare on the whole step first" if name == "weight" else ""
+                raise ValueError(f"objective {self.name!r} reads {name}, but the batch has none{hint}")
 
     def prepare(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
-        """Fill `weight` from the whole optimiser step, before any split; the batch itself if nothing is needed.
+        """Fill `weight` from the whole optimiser step, before any split; the batch itself if nothing is
+        needed.
 
         `batch.logp` is `old_logp` here: no current policy exists before the first forward pass.
+
+        Raises:
+            ValueError: a log-prob that the objective reads is missing.
         """
         if self.entry.prepare is None:
             return batch
-        return replace(batch, weight=self.entry.prepare(batch.without_padding_values(), self.config, generator))
+        self._check_present(batch, self.needs, weight=False)
+        weight = self.entry.prepare(_only_needed(batch, self.needs), self.config, generator)
+        return replace(batch, weight=weight)
+
+
+def _only_needed(batch: TokenBatch, needs: Needs) -> TokenBatch:
+    """The batch as an objective sees it: what it declared, with zeros at padding."""
+    declared = replace(
+        batch,
+        old_logp=batch.old_logp if needs.old_logp else None,
+        ref_logp=batch.ref_logp if needs.reference else None,
+        sampler_logp=None,
+        weight=batch.weight if needs.prepared else None,
+    )
+    return declared.without_padding_values()
 
 
 def objective(name: str, **hyper_parameters: Any) -> Objective:
@@ -175,29 +209,48 @@ def objective(name: str, **hyper_parameters: Any) -> Objective:
         out = objective("owpo", w_low=0.8, w_high=1.2)(batch)    # out.loss: [B, T]
 
     Raises:
-        ValueError: unknown name or hyper-parameter (with the nearest known one), or a value out of bounds.
+        ValueError: unknown name or hyper-parameter (with the nearest known one), or a value of the wrong
+            type, out of bounds or not among the choices.
     """
     _load_all()
     if name not in _REGISTRY:
         raise ValueError(
-            f"unknown objective {name!r}.{did_you_mean(name, _REGISTRY)} Known: {', '.join(sorted(_REGISTRY))}"
+            f"unknown objective {name!r}.{did_you_mean(name, _REGISTRY)} "
+            f"Known: {', '.join(sorted(_REGISTRY))}"
         )
     entry = _REGISTRY[name]
     types = get_type_hints(entry.config_class)
-    known = [f.name for f in fields(entry.config_class)]
     for key, value in hyper_parameters.items():
-        if key not in known:
+        if key not in types:
             raise ValueError(
-                f"objective {name!r} has no hyper-parameter {key!r}.{did_you_mean(key, known)} "
-                f"It has: {', '.join(known) or 'none'}"
+                f"objective {name!r} has no hyper-parameter {key!r}.{did_you_mean(key, types)} "
+                f"It has: {', '.join(types) or 'none'}"
             )
-        if types[key] is float and isinstance(value, int) and not isinstance(value, bool):
-            hyper_parameters[key] = value = float(value)
-        expected = types[key]
-        if isinstance(expected, type) and type(value) is not expected:
-            raise ValueError(
-                f"{name}.{key} must be {expected.__name__}, got {type(value).__name__} {value!r}"
-            )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}.{key} must be a finite number, got {value}")
-    return Objective(entry, entry.config_class(**hyper_parameters))
+        hyper_parameters[key] = _typed(f"{name}.{key}", value, types[key])
+    # The config's own checks come before the choices, for they can say why a choice is refused.
+    config = entry.config_class(**hyper_parameters)
+    for key, value in hyper_parameters.items():
+        _check_choice(f"{name}.{key}", value, types[key])
+    return Objective(entry, config)
+
+
+def _typed(label: str, value: Any, expected: Any) -> Any:
+    """The value, an int widened to an expected float; ValueError if of another type, NaN or infinite."""
+    if expected is float and type(value) is int:
+        value = float(value)
+    if isinstance(expected, type) and type(value) is not expected:
+        raise ValueError(f"{label} must be {expected.__name__}, got {type(value).__name__} {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{label} must be a finite number, got {value}")
+    return value
+
+
+def _check_choice(label: str, value: Any, expected: Any) -> None:
+    if get_origin(expected) is not Literal:
+        return
+    allowed = get_args(expected)
+    if value not in allowed:
+        raise ValueError(
+            f"{label} must be one of {', '.join(map(repr, allowed))}, got {value!r}."
+            f"{did_you_mean(str(value), allowed)}"
+        )

@@ -9,7 +9,11 @@ from owpo.core.deviation import MAX_LOG_RATIO
 
 
 def probability_ratio(logp: Tensor, old_logp: Tensor) -> Tensor:
-    """r = pi / pi_old, with the gradient of logp; the exponent is held to +-20 so that it stays finite."""
+    """r = pi / pi_old, with the gradient of logp.
+
+    The exponent is held to +-20 so that r stays finite. Beyond that there is no gradient: no token of a sound
+    run is e^20 times as likely as it was at the start of its own rollout.
+    """
     return (logp - old_logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
