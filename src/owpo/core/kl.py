@@ -4,7 +4,7 @@ With x = log pi - log ref at a sampled token and r = pi / pi_old:
 
     name      value               coefficient on grad log pi
     k2        x^2 / 2             x                            the reverse KL's gradient, on-policy
-    k3        r (e^-x - 1 + x)    r x                          the same off-policy, for d[r (e^-x - 1 + x)] = r x dx
+    k3        r (e^-x - 1 + x)    r x                          so off-policy: d[r (e^-x - 1 + x)] = r x dx
     k3_grpo   e^-x - 1 + x        1 - e^-x                     as GRPO prints it (arXiv 2402.03300, eq. 4)
     k1+       x                   x                            k1's value with k2's gradient
     k3+       e^-x - 1 + x        x                            k3's value with k2's gradient
@@ -50,7 +50,7 @@ def check_kl(beta: float, estimator: str) -> None:
     if estimator == "k1":
         raise ValueError(
             "kl_estimator 'k1' is no loss: its gradient is that of log pi, which averages to zero and does "
-            "not know the reference. Use 'k2' (the reverse KL's gradient), or 'k1+' to report k1 with that gradient"
+            "not know the reference. Use 'k2' (the reverse KL's gradient), or 'k1+' to report k1"
         )
 
 
