@@ -30,7 +30,7 @@ VARIANT_IDS = [f"{name}-{'-'.join(map(str, hp.values()))}".rstrip("-") for name,
 
 
 def random_batch(dtype=torch.float64, seed=0):
-    """A whole optimiser step: uneven lengths, ratios on both sides of every clip, one group without advantage."""
+    """A whole step: uneven lengths, ratios on both sides of every clip, one group without advantage."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -70,9 +70,7 @@ def rows_of(batch, rows):
 
 
 def counts_of(batch):
-    return StepCounts(
-        tokens=int(batch.mask.sum()), sequences=ROWS, prompts=PROMPTS, max_tokens=MAX_TOKENS
-    )
+    return StepCounts(tokens=int(batch.mask.sum()), sequences=ROWS, prompts=PROMPTS, max_tokens=MAX_TOKENS)
 
 
 def prompt_tokens_of(batch):
@@ -88,7 +86,7 @@ def loss_and_gradient(chosen, batch):
 
 
 def tokens(ratio=1.0, advantage=1.0, logp=-2.0, x=0.0, **others):
-    """One sequence in float64 by its ratios pi/pi_old and deviations x = log pi - log ref; numbers or lists."""
+    """One float64 sequence by its ratios pi/pi_old and deviations x = log pi - log ref; numbers or lists."""
     values = [value if isinstance(value, list) else [value] for value in (ratio, advantage, logp, x)]
     width = max(map(len, values))
     ratio, advantage, logp, x = (

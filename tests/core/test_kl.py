@@ -62,7 +62,7 @@ def test_no_clamp_silences_a_token_far_from_the_reference(estimator, x):
 
 
 def expected_slope(estimator, policy_logits, reference_logits, old_logits):
-    """The exact expectation over tokens of pi_old of ratio-free estimators' slope times grad log pi, in logits."""
+    """The estimator's gradient in the logits, averaged exactly over the tokens that pi_old samples."""
     logits = policy_logits.clone().requires_grad_()
     logp_V = logits.log_softmax(0)
     old_V, ref_V = old_logits.log_softmax(0), reference_logits.log_softmax(0)
@@ -93,12 +93,14 @@ def test_whose_expected_gradient_is_the_reverse_kls():
 
 
 def test_k1_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match="averages to zero.*Use 'k2'"):
+    with pytest.raises(ValueError, match=r"averages to zero.*Use 'k2'"):
         objective("grpo", kl_estimator="k1")
 
 
 def test_an_unknown_estimator_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"sym_dapo.kl_estimator must be one of 'k2', .* got 'k3_grp'.*'k3_grpo'\?"):
+    with pytest.raises(
+        ValueError, match=r"sym_dapo.kl_estimator must be one of 'k2', .* got 'k3_grp'.*'k3_grpo'\?"
+    ):
         objective("sym_dapo", kl_estimator="k3_grp")
 
 

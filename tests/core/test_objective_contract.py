@@ -28,7 +28,7 @@ every_name = pytest.mark.parametrize("name", [entry.name for entry in entries()]
 
 
 def step_gradient(chosen, batch, mode, feature_BTK, splits):
-    """Loss and gradient of one optimiser step in parameters theta [K] that all rows share, over micro-batches."""
+    """Loss and gradient of one step, over micro-batches, in parameters theta [K] that all rows share."""
     theta = torch.zeros(feature_BTK.shape[2], dtype=batch.logp.dtype, requires_grad=True)
     counts, prompt_tokens = counts_of(batch), prompt_tokens_of(batch)
     total = 0.0
@@ -157,8 +157,8 @@ def test_opd_does_not_read_the_verifier():
     torch.testing.assert_close(objective("opd")(blind).loss, objective("opd")(batch).loss)
 
 
-# For every hyper-parameter of any objective, a value other than the default of any that has it. A new hyper-parameter
-# must be added here.
+# For every hyper-parameter of any objective, a value other than the default of any that has it. A new
+# hyper-parameter must be added here.
 OTHER_VALUE = {
     "clip_low": 0.05,
     "clip_high": 0.01,

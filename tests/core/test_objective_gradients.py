@@ -1,8 +1,8 @@
 """Loss and gradient of every objective against a second implementation: scalars, `math`, one token at a time.
 
-Each oracle gives a token's surrogate as a function of its live log-prob, with every stop-gradient part frozen where the
-batch stands, and the coefficient c that the papers' algebra gives, dL = -c dlogp. The library's gradient must be both the
-surrogate's finite difference and -c.
+Each oracle gives a token's surrogate as a function of its live log-prob, with every stop-gradient part frozen
+where the batch stands, and the coefficient c that the papers' algebra gives, dL = -c dlogp. The library's
+gradient must be both the surrogate's finite difference and -c.
 """
 
 from dataclasses import dataclass
@@ -219,9 +219,7 @@ VALUES = dict(zip(VARIANT_IDS, VARIANTS, strict=True))
 def test_loss_and_gradient_are_the_oracles(variant, scale):
     """`far` widens the distance to pi_old sixfold, so that dual clips, caps and dropped responses occur."""
     batch = random_batch()
-    batch = type(batch)(
-        **(vars(batch) | {"logp": batch.old_logp + scale * (batch.logp - batch.old_logp)})
-    )
+    batch = type(batch)(**(vars(batch) | {"logp": batch.old_logp + scale * (batch.logp - batch.old_logp)}))
     chosen, batch = prepared(*VALUES[variant], batch)
     _, gradient, result = loss_and_gradient(chosen, batch)
     value, coefficient = ORACLES[variant]
