@@ -70,7 +70,7 @@ def test_a_group_all_right_or_all_wrong_has_no_advantage(kind):
 
 
 def test_a_shaped_reward_hides_a_group_without_verdict():
-    """Dynamic sampling must see the verifier's reward: an overlong penalty gives an all-wrong group spread."""
+    """Dynamic sampling must see the verifier's reward: an overlong penalty spreads an all-wrong group."""
     verdict_PG = torch.tensor([[-1.0, -1.0]])
     shaped_PG = verdict_PG + overlong_penalty(torch.tensor([[100, 20000]]), 20480, 4096)
     assert zero_variance(verdict_PG).tolist() == [True]

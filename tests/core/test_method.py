@@ -170,7 +170,7 @@ def test_9_the_signal_below_which_the_expectation_turns(name, threshold):
 
 
 def test_rlsd_with_the_reference_as_teacher_has_the_same_weight():
-    """arXiv 2604.03128 at lambda = 1: A' = clip(e^(sgn(A) d), 1 - eps, 1 + eps) A, d = log teacher - log pi."""
+    """arXiv 2604.03128 at lambda = 1: A' = clip(e^(sgn(A) d), 1 - eps, 1 + eps) A, d = log teacher/pi."""
     batch = replace(random_batch(), active=None)
     teacher_ahead = batch.ref_logp - batch.logp
     factor = (batch.advantage_BT.sign() * teacher_ahead).exp().clamp(1 - 0.2, 1 + 0.2)
