@@ -33,6 +33,13 @@ def test_weights_by_hand(advantage, x, weight):
     assert weight_of(advantage, x) == pytest.approx(weight, abs=1e-6)
 
 
+def test_neither_delta_nor_the_weight_carries_a_gradient():
+    logp = torch.zeros(1, 2, requires_grad=True)
+    delta = deviation(logp, torch.ones(1, 2), torch.ones(1, 2))
+    assert not delta.requires_grad
+    assert not one_way_weight(delta + logp, 0.8, 1.2).requires_grad
+
+
 @pytest.mark.parametrize(
     ("rule", "behind", "past"),
     [("one_way", 1.105171, 0.904837), ("no_asym", 0.904837, 0.904837), ("inverted", 0.904837, 1.105171)],

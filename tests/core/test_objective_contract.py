@@ -151,6 +151,22 @@ def test_needed_fields_are_demanded_and_others_not_read(name, hyper_parameters):
         torch.testing.assert_close(without.stats[stat], value)
 
 
+@every_variant
+def test_what_is_not_declared_is_not_handed_over(name, hyper_parameters):
+    chosen, batch = prepared(name, hyper_parameters, random_batch())
+    seen = []
+
+    def spy(batch, config):
+        seen.append(batch)
+        return TokenLoss(batch.logp)
+
+    replace(chosen, entry=replace(chosen.entry, function=spy))(
+        replace(batch, weight=torch.ones_like(batch.logp))
+    )
+    for need, field in FIELD_OF_NEED.items():
+        assert (getattr(seen[0], field) is not None) is getattr(chosen.needs, need), field
+
+
 def test_opd_does_not_read_the_verifier():
     batch = random_batch()
     blind = replace(batch, advantage=torch.full((ROWS,), float("nan"), dtype=torch.float64))

@@ -4,7 +4,7 @@ With x = log pi - log ref at a sampled token and r = pi / pi_old:
 
     name      value               coefficient on grad log pi
     k2        x^2 / 2             x                            the reverse KL's gradient, on-policy
-    k3        r (e^-x - 1 + x)    r x                          so off-policy: d[r (e^-x - 1 + x)] = r x dx
+    k3        r (e^-x - 1 + x)    r x                          also off-policy: d[r (e^-x - 1 + x)] = r x dx
     k3_grpo   e^-x - 1 + x        1 - e^-x                     as GRPO prints it (arXiv 2402.03300, eq. 4)
     k1+       x                   x                            k1's value with k2's gradient
     k3+       e^-x - 1 + x        x                            k3's value with k2's gradient

@@ -176,8 +176,7 @@ class Objective:
                 raise ValueError(f"objective {self.name!r} reads {name}, but the batch has none{hint}")
 
     def prepare(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
-        """Fill `weight` from the whole optimiser step, before any split; the batch itself if nothing is
-        needed.
+        """Fill `weight` from the whole optimiser step, before any split, where the objective asks for it.
 
         `batch.logp` is `old_logp` here: no current policy exists before the first forward pass.
 

@@ -73,7 +73,7 @@ def fipo(batch: TokenBatch, config: FIPOConfig) -> TokenLoss:
     advantage = batch.advantage_BT
     ratio = probability_ratio(batch.logp, batch.old_logp)
     movement = (batch.logp.detach() - batch.old_logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    counted = batch.mask & (movement <= math.log(config.dual_clip))
+    counted = movement <= math.log(config.dual_clip)
     future_kl = discounted_future_sum(movement * counted, 2 ** (-1 / config.half_life))
 
     low = 1.0 if config.high_only else 1 - config.f_clip
@@ -84,7 +84,7 @@ def fipo(batch: TokenBatch, config: FIPOConfig) -> TokenLoss:
     loss, clipped = clipped_surrogate(
         ratio, weight * advantage, config.clip_low, config.clip_high, config.dual_clip
     )
-    is_dual = batch.mask & (advantage < 0) & (ratio.detach() > config.dual_clip)
+    is_dual = (advantage < 0) & (ratio.detach() > config.dual_clip)
     dropped = (is_dual.sum(dim=1, keepdim=True) > 1).expand_as(batch.mask)
     stats = {"ratio": ratio, "clipped": clipped, "future_kl": future_kl, "weight": weight, "dropped": dropped}
     return TokenLoss(torch.where(dropped, torch.zeros_like(loss), loss), stats)

@@ -35,13 +35,12 @@ _PAPER = "arXiv 2605.22156, eq. 5-7"
 _NEEDS = Needs(reference=True, old_logp=True)
 _SCAFFOLD = Scaffold(dynamic_sampling=True)
 
-
 # The KL weight of the paper's symmetric baseline, for the stat `flipped_by_kl`.
 _PAPER_KL_BETA = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShuffledConfig:
+class BandConfig:
     """w_low and w_high bound the weight itself; clip_low and clip_high are the ratio's offsets from 1."""
 
     w_low: float = 0.8
@@ -55,7 +54,7 @@ class ShuffledConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OWPOConfig(ShuffledConfig):
+class OWPOConfig(BandConfig):
     """weight_policy: whose log-prob stands in delta, the current policy's or pi_old's.
 
     The two are equal at the first update of a rollout.
@@ -111,7 +110,7 @@ def _where_active(batch: TokenBatch, weight: Tensor) -> Tensor:
     return torch.where(batch.active.unsqueeze(1), weight, torch.ones_like(weight))
 
 
-def _apply_weight(batch: TokenBatch, config: ShuffledConfig, delta: Tensor, weight: Tensor) -> TokenLoss:
+def _apply_weight(batch: TokenBatch, config: BandConfig, delta: Tensor, weight: Tensor) -> TokenLoss:
     assert batch.old_logp is not None
     advantage = batch.advantage_BT
     ratio = probability_ratio(batch.logp, batch.old_logp)
@@ -167,7 +166,7 @@ def inverted(batch: TokenBatch, config: OWPOConfig) -> TokenLoss:
     return _weighted_surrogate(batch, config, "inverted")
 
 
-def permuted_weights(batch: TokenBatch, config: ShuffledConfig, generator: torch.Generator) -> Tensor:
+def permuted_weights(batch: TokenBatch, config: BandConfig, generator: torch.Generator) -> Tensor:
     """The step's one-way weights [B, T], permuted among the tokens of active samples with A != 0."""
     assert batch.ref_logp is not None
     delta = deviation(batch.logp, batch.ref_logp, batch.advantage_BT)
@@ -182,13 +181,13 @@ def permuted_weights(batch: TokenBatch, config: ShuffledConfig, generator: torch
 
 @register(
     "shuffled",
-    config=ShuffledConfig,
+    config=BandConfig,
     source="control; " + _PAPER,
     needs=Needs(reference=True, old_logp=True, prepared=True),
     scaffold=_SCAFFOLD,
     prepare=permuted_weights,
 )
-def shuffled(batch: TokenBatch, config: ShuffledConfig) -> TokenLoss:
+def shuffled(batch: TokenBatch, config: BandConfig) -> TokenLoss:
     """OWPO's weights under pi_old, each on another token."""
     assert batch.ref_logp is not None
     assert batch.weight is not None
