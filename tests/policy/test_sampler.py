@@ -197,6 +197,14 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert gap < (0.3 if dtype == torch.bfloat16 else 1e-10)
 
 
+def test_broken_weights_are_not_sampled_from() -> None:
+    policy = tiny_policy()
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight[7, 0] = float("nan")
+    with pytest.raises(ValueError, match="logits are NaN or infinite"):
+        draw(policy)
+
+
 def test_errors_name_the_offender_and_the_fix() -> None:
     policy = tiny_policy(max_position_embeddings=16)
     with pytest.raises(

@@ -44,9 +44,8 @@ def logit_head(policy: Policy) -> LogitHead:
             "the log-prob path needs; merge adapters into the weights, or use another architecture"
         )
     config = policy.model.config.get_text_config(decoder=True)
-    # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma-2 caps. Some architecture
-    # uses one of these names for something else, or a name of its own: `check_logit_path` is there to find
-    # it.
+    # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma-2 caps. `check_logit_path`
+    # finds the architectures that mean something else by these names, or have others.
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
     return LogitHead(layer.weight, layer.bias, LogitTransform(scale, softcap), policy.compute_dtype)
@@ -81,9 +80,8 @@ def response_logprobs(
     logp_N, entropy_N = logit_head(policy).selected_logprobs(
         hidden_NH, target_N, temperature, with_entropy=with_entropy, chunk_tokens=chunk_tokens
     )
-    return _scattered(logp_N, responses.mask), None if entropy_N is None else _scattered(
-        entropy_N, responses.mask
-    )
+    entropy_BT = None if entropy_N is None else _scattered(entropy_N, responses.mask)
+    return _scattered(logp_N, responses.mask), entropy_BT
 
 
 def _model_inputs(responses: Responses, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,8 +33,7 @@ def sample(
     batch_size: int = 256,
     on_batch: Callable[[int], None] | None = None,
 ) -> Responses:
-    """`group_size` responses to every prompt, in the prompts' order; a response ends with an EOS, or
-    truncated.
+    """`group_size` responses to every prompt, in the prompts' order, each up to an EOS or max_new_tokens.
 
     The distribution is softmax(logits / temperature), cut to the smallest set of tokens with a mass of at
     least top_p (the most likely token always stays) and renormalised; sampler_logp is its log-prob.
@@ -47,8 +46,8 @@ def sample(
         on_batch: called after every batch with the number of responses done.
 
     Raises:
-        ValueError: a setting is out of bounds, a prompt is empty, or a prompt leaves too little of the
-        context.
+        ValueError: a setting is out of bounds, a prompt is empty or leaves too little of the context, or the
+            policy's logits are not finite.
     """
     _check_settings(group_size, max_new_tokens, temperature, top_p, batch_size)
     _check_prompts(prompts, max_new_tokens, policy.context_length)
@@ -229,11 +228,17 @@ def _cut_at_eos(
     truncated_n = ~is_eos_nT.any(dim=1)
     last_n = torch.where(truncated_n, tokens_nT.shape[1] - 1, is_eos_nT.int().argmax(dim=1))
     mask_nT = step_T <= last_n.unsqueeze(1)
+    logp_nT = logp_nT.masked_fill(~mask_nT, 0.0)
+    if not logp_nT.isfinite().all():
+        raise ValueError(
+            "the policy's logits are NaN or infinite, so nothing can be sampled from it; "
+            "go back to a checkpoint from before its weights broke"
+        )
     longest = int(last_n.max()) + 1
     return Responses(
         prompts=prompts,
         tokens=tokens_nT.masked_fill(~mask_nT, pad_id)[:, :longest],
         mask=mask_nT[:, :longest],
-        sampler_logp=logp_nT.masked_fill(~mask_nT, 0.0)[:, :longest],
+        sampler_logp=logp_nT[:, :longest],
         truncated=truncated_n,
     )
