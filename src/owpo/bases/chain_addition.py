@@ -58,15 +58,15 @@ class BaseRecipe:
     """
 
     family: Literal["llama", "qwen3"] = "llama"
-    layers: int = 2
+    layers: int = 3
     width: int = 64
     heads: int = 4
     terms: int | tuple[int, int] = 8
     digits: int = 1
     forget_carry: float = 0.7
     batch: int = 64
-    steps: int = 1000
-    lr: float = 5e-3
+    steps: int = 900
+    lr: float = 4e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
