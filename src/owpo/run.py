@@ -275,7 +275,8 @@ def _check_lengths(policy: Policy, problems: dict[str, list[Problem]], config: R
     room = policy.context_length - config.rollout.max_new_tokens
     for name, members in problems.items():
         for problem in members:
-            length = len(policy.encode(problem.prompt))
+            with input_errors(f"problem {problem.id!r} of problems.{name}"):
+                length = len(policy.encode(problem.prompt))
             if length > room:
                 raise InputError(
                     f"problem {problem.id!r} of problems.{name} has {length} tokens, but the model's context of "

@@ -1,4 +1,4 @@
-"""The optimiser update: one gradient however it is split, the same as plain torch computes, and none that is not finite."""
+"""The optimiser update: one gradient however it is split, the one that plain torch computes, never a non-finite one."""
 
 import pytest
 import torch
@@ -85,7 +85,9 @@ def test_the_split_into_micro_batches_changes_nothing(policies, rows, name, redu
     whole, loss, stats = gradient(learner, chosen, rows, [torch.arange(16)], reduction)
     assert whole.norm() > 0
     for parts in (2, 4, 8):
-        split, split_loss, split_stats = gradient(learner, chosen, rows, list(order.tensor_split(parts)), reduction)
+        split, split_loss, split_stats = gradient(
+            learner, chosen, rows, list(order.tensor_split(parts)), reduction
+        )
         assert (split - whole).norm() <= tolerance * whole.norm()
         assert split_loss == pytest.approx(loss, rel=tolerance * 10, abs=tolerance)
         assert split_stats == pytest.approx(stats, rel=1e-4, abs=1e-6)
@@ -114,7 +116,9 @@ def test_the_gradient_is_what_plain_torch_computes(policies, rows):
     learner, old, reference = policies
     if learner.compute_dtype != torch.float64:
         pytest.skip("one dtype is enough")
-    ours, loss, stats = gradient(learner, objective("owpo"), rows, list(torch.arange(16).split(3)), "token-mean")
+    ours, loss, stats = gradient(
+        learner, objective("owpo"), rows, list(torch.arange(16).split(3)), "token-mean"
+    )
 
     def logps(policy, row):
         prompt, length = rows.responses.prompts[row], int(rows.responses.lengths[row])

@@ -84,8 +84,14 @@ class Policy:
         """Token ids with the special tokens the tokenizer adds in front, never with an EOS at the end.
 
         A tokenizer that closes every text with EOS would have the model answer after the end.
+
+        Raises:
+            ValueError: the prompt holds something that the tokenizer has no token for.
         """
-        ids = list(self.tokenizer(prompt)["input_ids"])
+        try:
+            ids = list(self.tokenizer(prompt)["input_ids"])
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise ValueError(f"the tokenizer cannot encode {prompt[:80]!r}: {error}") from error
         while len(ids) > 1 and ids[-1] in self.eos_ids:
             ids.pop()
         return ids

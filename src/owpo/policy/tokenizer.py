@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,19 @@ def _difference(
         if declared[token] not in (None, vocabulary[token]):
             return f"gives token {token!r} the id {vocabulary[token]}, where {declared[token]} was saved"
     for probe in PROBES:
-        ids = tokenizer.encode(probe, add_special_tokens=False)
-        saved_ids = saved.encode(probe, add_special_tokens=False).ids
-        if list(ids) != saved_ids:
-            return f"encodes {probe!r} as {list(ids)[:8]}..., where tokenizer.json gives {saved_ids[:8]}..."
+        ids = _ids_or_refusal(lambda text: tokenizer.encode(text, add_special_tokens=False), probe)
+        saved_ids = _ids_or_refusal(lambda text: saved.encode(text, add_special_tokens=False).ids, probe)
+        if ids != saved_ids:
+            return f"encodes {probe!r} as {ids[:8]}..., where tokenizer.json gives {saved_ids[:8]}..."
     return None
+
+
+def _ids_or_refusal(encode: Callable[[str], list[int]], text: str) -> list[int] | str:
+    """The token ids, or why there are none: a tokenizer without an unknown token refuses what it does not know."""
+    try:
+        return list(encode(text))
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        return str(error)
 
 
 def check_equal_tokenizers(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, where: str) -> None:
