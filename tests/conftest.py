@@ -16,7 +16,7 @@ CHARACTERS = "0123456789+=,"
 def write_tiny_model(folder: Path, seed: int = 0) -> Path:
     """A 2-layer Llama over single characters, with random weights."""
     vocabulary = {"<pad>": 0, "<eos>": 1, **{c: i for i, c in enumerate(CHARACTERS, start=2)}}
-    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<none>"))
     characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     characters.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(

@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -128,19 +129,15 @@ def _check(arguments: argparse.Namespace, overrides: list[str]) -> None:
         plan = [stage.to_json() for stage in stages]
         print(json.dumps({"config": config.model_dump(mode="json"), "stages": plan}, indent=2))
         return
-    table = Table(
-        title=f"{arguments.recipe}: {config.ratchet.protocol}, {len(stages)} stage(s)", title_justify="left"
-    )
-    for heading in ("stage", "learner", "starts from", "objective", "against", "because", "steps"):
-        table.add_column(heading)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("stage", "learner", "from", "by", "against", "steps"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("the reference")
     for stage in stages:
         cells = stage.to_json()
-        table.add_row(
-            *(
-                str(cells[key])
-                for key in ("number", "lineage", "start", "objective", "reference", "reason", "steps")
-            )
-        )
+        keys = ("number", "lineage", "start", "objective", "reference", "steps", "reason")
+        table.add_row(*(str(cells[key]) for key in keys))
+    print(f"{arguments.recipe} is valid: protocol {config.ratchet.protocol}, run folder {config.run.folder}")
     Console().print(table)
 
 

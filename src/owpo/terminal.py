@@ -109,16 +109,16 @@ class Terminal(Display):
     def result(self, folder: Path, rows: list[dict[str, Any]]) -> None:
         first = rows[0]
         table = Table(
-            title=f"accuracy on the report set, {first['num_problems']} problems x {first['samples_per_problem']} "
-            "samples, 95% intervals over problems",
+            title=f"report set: {first['num_problems']} problems x {first['samples_per_problem']} samples, "
+            "95% intervals over problems",
             title_justify="left",
             title_style="bold",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for heading in ("model", "lineage", "by", "against"):
+        for heading in ("model", "lin", "by", "against"):
             table.add_column(heading, no_wrap=True)
-        for heading in ("accuracy", "95% interval", "accel", "lock"):
+        for heading in ("accuracy", "interval", "accel", "lock"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(
@@ -127,7 +127,7 @@ class Terminal(Display):
                 row.get("objective", ""),
                 row.get("reference") or "",
                 f"{row['accuracy']:.1%}",
-                f"{row['low']:.1%} - {row['high']:.1%}",
+                f"{100 * row['low']:.1f} - {100 * row['high']:.1f}",
                 _cell(row.get("accelerated"), "{:.0%}"),
                 _cell(row.get("locked"), "{:.0%}"),
             )

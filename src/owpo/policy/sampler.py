@@ -230,7 +230,7 @@ def _cut_at_eos(
     mask_nT = step_T <= last_n.unsqueeze(1)
     logp_nT = logp_nT.masked_fill(~mask_nT, 0.0)
     if not logp_nT.isfinite().all():
-        raise ValueError(
+        raise FloatingPointError(
             "the policy's logits are NaN or infinite, so nothing can be sampled from it; "
             "go back to a checkpoint from before its weights broke"
         )

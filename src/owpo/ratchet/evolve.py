@@ -5,7 +5,7 @@ for each stage:  take the start weights -> take the reference -> train -> keep i
 
 from __future__ import annotations
 
-from owpo.errors import InputError, Interrupted
+from owpo.errors import InputError, Interrupted, RunFailed
 from owpo.policy.load import check_same_vocabulary
 from owpo.ratchet.closing import close_run
 from owpo.ratchet.plan import Stage, Weights, plan_stages
@@ -19,6 +19,7 @@ def evolve(session: Session) -> None:
 
     Raises:
         Interrupted: a stop was asked for; the state is saved.
+        RunFailed: the policy broke, by updates that were not finite or by logits that are not.
     """
     plan = plan_stages(session.config.ratchet, session.config.objective)
     try:
@@ -28,6 +29,11 @@ def evolve(session: Session) -> None:
     except Interrupted:
         session.save_checkpoint()
         raise
+    except FloatingPointError as error:
+        raise RunFailed(
+            f"{error}. The last checkpoint in {session.folder.checkpoints.folder} is from before; the kept versions "
+            f"are in {session.folder.versions.folder}. Start again with a lower training.learning_rate"
+        ) from error
     close_run(session)
 
 

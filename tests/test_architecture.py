@@ -1,0 +1,96 @@
+"""The house: which room may import which, how large a file may be, and that the docs' links lead somewhere."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "owpo"
+
+# docs/architecture.md, from the ground up: a room and the rooms it may import.
+MAY_IMPORT = {
+    "core": set(),
+    "errors": set(),
+    "seeds": set(),
+    "stop": {"errors"},
+    "problems": {"core"},
+    "policy": {"core"},
+    "bases": {"core", "problems"},
+    "evaluation": {"policy", "problems"},
+    "config": {"core", "bases"},
+    "recipes": {"core", "config", "errors"},
+    "runs": {"config", "errors", "policy", "recipes"},
+    "training": {"config", "core", "errors", "evaluation", "policy", "problems", "runs", "seeds", "stop"},
+    "ratchet": {"config", "errors", "policy", "runs", "training"},
+    "run": set(),  # everything below it
+    "terminal": {"evaluation", "training"},
+    "cli": set(),
+}
+ABOVE_ALL = {"run", "cli", "__init__", "__main__"}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "owpo" else node.module
+                for alias in node.names
+            ]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("owpo.")}
+    return rooms - {room_of(path)}
+
+
+def test_imports_run_downwards():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {room}"
+        for path in modules()
+        if room_of(path) not in ABOVE_ALL
+        for room in imported_rooms(path)
+        if room not in MAY_IMPORT[room_of(path)]
+    ]
+    assert wrong == []
+
+
+def test_nothing_imports_the_command_line():
+    assert [path for path in modules() if room_of(path) != "__main__" and "cli" in imported_rooms(path)] == []
+
+
+def test_files_and_functions_stay_readable():
+    long = []
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > 400:
+            long.append(f"{path.name}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 80:
+                long.append(f"{path.name}: {node.name}")
+    assert long == []
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+    for name, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", text):
+        other = (page.parent / name).read_text(encoding="utf-8") if name else text
+        headings = {
+            re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+            for heading in re.findall(r"^#+ (.+)$", other, flags=re.MULTILINE)
+        }
+        assert anchor in headings
