@@ -66,7 +66,7 @@ class BaseRecipe:
     forget_carry: float = 0.7
     batch: int = 64
     steps: int = 1200
-    lr: float = 4e-3
+    lr: float = 3e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
