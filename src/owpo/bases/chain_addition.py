@@ -57,7 +57,7 @@ class BaseRecipe:
     seed                           of the weights and the demonstrations
     """
 
-    family: Literal["llama", "qwen3"] = "llama"
+    family: Literal["llama", "qwen3"] = "qwen3"
     layers: int = 3
     width: int = 64
     heads: int = 4
@@ -65,8 +65,8 @@ class BaseRecipe:
     digits: int = 1
     forget_carry: float = 0.7
     batch: int = 64
-    steps: int = 900
-    lr: float = 4e-3
+    steps: int = 1200
+    lr: float = 3e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
