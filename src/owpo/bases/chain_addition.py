@@ -55,6 +55,11 @@ class BaseRecipe:
     forget_carry                   q, the probability that a demonstration forgets a carry
     batch, steps, lr               demonstrations a step, optimiser steps, AdamW's peak learning rate
     seed                           of the weights and the demonstrations
+
+    With the defaults no model can have a loss below 0.125, the demonstrations' entropy in nats per token.
+    Seeds 0, 1, 2 and 4 come within 0.01 of it, in about 100 s of one core; seed 3 ends at 0.24, still mixing
+    up terms. Read `final_loss`, and take another seed or more steps where it is high. Llama, without Qwen3's
+    normalised queries and keys, stays high for more seeds.
     """
 
     family: Literal["llama", "qwen3"] = "qwen3"
