@@ -55,7 +55,7 @@ def recipe_data(tmp_path, tiny_model) -> dict:
         "run": {"folder": str(tmp_path / "run"), "checkpoint_every": 2, "threads": 1},
         "model": {"path": str(tiny_model)},
         "problems": sets,
-        "rollout": {"prompts": 4, "group_size": 8, "max_new_tokens": 4, "max_rounds": 2},
+        "rollout": {"prompts": 4, "group_size": 16, "max_new_tokens": 4, "max_rounds": 2},
         "objective": {"name": "owpo"},
         "training": {"learning_rate": 1e-2, "warmup_updates": 1, "weight_decay": 0.0},
         "ratchet": {"protocol": "fixed", "reference": "base", "steps": 4},

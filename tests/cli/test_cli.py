@@ -181,7 +181,7 @@ def test_a_bad_run_ends_with_its_reason_and_its_batches(recipe, tmp_path, capsys
     assert [batch.stem for batch in batches] == [f"stage1-step{step}-update0" for step in range(3)]
     note = json.loads(batches[0].with_suffix(".json").read_text())
     assert note["objective"] == "opd"
-    assert len(note["prompts"]) == 32
+    assert len(note["prompts"]) == 64
 
 
 def test_a_policy_that_broke_ends_the_run_and_keeps_its_checkpoint(recipe, tmp_path, capsys, monkeypatch):

@@ -40,7 +40,7 @@ def test_every_objective_trains_through_the_real_loop(recipe_data, entry, monkey
         objective={"name": entry.name},
         ratchet={"protocol": "fixed", "steps": 3, **reference},
         training={"updates_per_batch": 2},
-        rollout={"dynamic_sampling": False},
+        rollout={"dynamic_sampling": False, "group_size": 32},
         evaluation={"every": 10},
     )
     metrics = finished.metrics()
@@ -54,10 +54,7 @@ def test_every_objective_trains_through_the_real_loop(recipe_data, entry, monkey
     # No move measures a distance here: 'base' is the only reference, and the learner's own pass is old_logp's.
     assert len(scored_policies) == (1 + needs.reference if needs.old_logp or needs.reference else 0)
     if needs.zero_advantage:
-        rows = 3 * 4 * 8
-        lengths = [record["sampled_tokens"] for record in metrics]
-        assert sum(record["trained_tokens"] for record in metrics) == sum(lengths)
-        assert rows == 96
+        assert all(record["trained_tokens"] == record["sampled_tokens"] for record in metrics)
 
 
 def test_one_update_a_batch_needs_no_pass_for_the_old_policy(recipe_data, monkeypatch):
@@ -84,7 +81,8 @@ def test_learning_happens(recipe_data):
 
 def test_just_after_a_move_the_weight_is_one(recipe_data):
     """every_k: the reference becomes the policy, so delta is exactly 0 until the first update."""
-    finished = run(recipe_data, ratchet={"protocol": "every_k", "steps": 9, "k": 3})
+    ratchet = {"protocol": "every_k", "steps": 9, "k": 3}
+    finished = run(recipe_data, ratchet=ratchet, rollout={"group_size": 32}, training={"learning_rate": 2e-3})
     moves = read(finished, "lineage")
     assert [(m["reference"], m["parent"], m["made_at_step"]) for m in moves] == [
         ("base", None, 0),
@@ -145,7 +143,8 @@ def test_the_best_of_a_stage_becomes_the_reference(recipe_data, monkeypatch):
 
 
 def test_the_curriculum_falls_from_the_whole_group_to_one(recipe_data):
-    finished = run(recipe_data, ratchet={"protocol": "fixed", "reference": "base", "steps": 8})
+    ratchet = {"protocol": "fixed", "reference": "base", "steps": 8}
+    finished = run(recipe_data, ratchet=ratchet, rollout={"prompts": 16, "group_size": 8})
     assert [round(8 * r["active_share"]) for r in finished.metrics() if r["groups_kept"]] == [
         8,
         7,
@@ -174,15 +173,17 @@ def test_dynamic_sampling_keeps_mixed_groups_and_counts_what_is_missing(recipe_d
 
 
 def test_a_batch_in_which_nothing_can_be_learned_is_no_update(recipe_data):
-    """Nobody answers 'impossible' in digits: every group is all wrong."""
-    finished = run(
-        recipe_data,
-        problems={"answer": "whole"},
-        ratchet={"protocol": "fixed", "reference": "base", "steps": 2},
-    )
+    """An answer that no response of four characters can be: every group is all wrong."""
+    path = recipe_data["problems"]["train"]["path"]
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write('{"prompt": "1=", "answer": "12345"}\n')
+    finished = run(recipe_data, ratchet={"protocol": "fixed", "reference": "base", "steps": 2})
     metrics = finished.metrics()
-    if all(record["accuracy"] == 0 for record in metrics):
-        assert all(record["updates"] == 0 for record in metrics)
+    assert [(r["accuracy"], r["groups_kept"], r["updates"], r["short_batches"]) for r in metrics] == [
+        (0, 0, 0, 1),
+        (0, 0, 0, 2),
+    ]
+    assert read(finished, "lineage")[0]["distance"] is None
 
 
 def test_overlong_responses_cost_reward(recipe_data):
