@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "recipes": {"core", "config", "errors"},
     "runs": {"config", "errors", "policy", "recipes"},
     "training": {"config", "core", "errors", "evaluation", "policy", "problems", "runs", "seeds", "stop"},
-    "ratchet": {"config", "errors", "policy", "runs", "training"},
+    "ratchet": {"config", "errors", "evaluation", "policy", "runs", "training"},
     "run": set(),  # everything below it
     "terminal": {"evaluation", "training"},
     "cli": set(),

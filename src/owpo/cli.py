@@ -99,9 +99,9 @@ def _parser() -> argparse.ArgumentParser:
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from owpo.recipes import load_recipe
     from owpo.run import resume, same_recipe, train
-    from owpo.terminal import Terminal, quiet_libraries
+    from owpo.terminal import Terminal, show_warnings
 
-    quiet_libraries()
+    show_warnings()
     config = load_recipe(arguments.recipe, overrides)
     arguments.folder = config.run.folder
     if arguments.resume and Path(config.run.folder).exists():
@@ -113,9 +113,9 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _resume(arguments: argparse.Namespace, _rest: list[str]) -> None:
     from owpo.run import resume
-    from owpo.terminal import Terminal, quiet_libraries
+    from owpo.terminal import Terminal, show_warnings
 
-    quiet_libraries()
+    show_warnings()
     resume(arguments.folder, display=Terminal())
 
 

@@ -41,16 +41,15 @@ _STEP_COLUMNS: list[tuple[str, str, str, int]] = [
 _PLACE_WIDTH = 8
 
 
-def quiet_libraries() -> None:
-    """Our own warnings through the console; transformers' progress bars off, since ours are there."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
+def show_warnings() -> None:
+    """Warnings of the library on stderr, a line each."""
+    console = Console(stderr=True)
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
+        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
     )
+    logging.captureWarnings(True)
 
 
 class Terminal(Display):
@@ -116,18 +115,18 @@ class Terminal(Display):
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for heading in ("model", "lin", "by", "against"):
+        for heading in ("model", "by", "against"):
             table.add_column(heading, no_wrap=True)
-        for heading in ("accuracy", "interval", "accel", "lock"):
+        for heading in ("acc %", "interval", "gain", "accel", "lock"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(
                 row["version"],
-                row.get("lineage", ""),
                 row.get("objective", ""),
                 row.get("reference") or "",
-                f"{row['accuracy']:.1%}",
+                f"{100 * row['accuracy']:.1f}",
                 f"{100 * row['low']:.1f} - {100 * row['high']:.1f}",
+                _gain(row),
                 _cell(row.get("accelerated"), "{:.0%}"),
                 _cell(row.get("locked"), "{:.0%}"),
             )
@@ -138,6 +137,13 @@ class Terminal(Display):
         self._line(
             f"run folder {folder}; every model above is a Hugging Face folder in {folder / 'versions'}"
         )
+
+
+def _gain(row: dict[str, Any]) -> str:
+    """Percentage points over the model learned against, with half the width of the paired interval."""
+    if "gain" not in row:
+        return ""
+    return f"{100 * row['gain']:+.1f} ±{50 * (row['gain_high'] - row['gain_low']):.1f}"
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -58,7 +58,10 @@ def test_a_foreign_folder_trains_checkpoints_resumes_and_reloads(folder, tmp_pat
     sets = {}
     for name, numbers in (("train", range(12)), ("selection", range(12, 16)), ("report", range(16, 20))):
         path = tmp_path / f"{name}.jsonl"
-        lines = [{"id": f"{name}{n}", "prompt": f"What is {n} plus {n}? é\n", "answer": str(2 * n)} for n in numbers]
+        lines = [
+            {"id": f"{name}{n}", "prompt": f"What is {n} plus {n}? é\n", "answer": str(2 * n)}
+            for n in numbers
+        ]
         path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
         sets[name] = {"kind": "jsonl", "path": str(path)}
     data = {
@@ -67,7 +70,12 @@ def test_a_foreign_folder_trains_checkpoints_resumes_and_reloads(folder, tmp_pat
         "problems": sets,
         "rollout": {"prompts": 3, "group_size": 4, "max_new_tokens": 6},
         "objective": {"name": "mopd"},
-        "training": {"learning_rate": 1e-3, "warmup_updates": 1, "updates_per_batch": 2, "micro_batch_tokens": 64},
+        "training": {
+            "learning_rate": 1e-3,
+            "warmup_updates": 1,
+            "updates_per_batch": 2,
+            "micro_batch_tokens": 64,
+        },
         "ratchet": {"protocol": "every_k", "steps": 6, "k": 2},
         "evaluation": {"every": 2, "samples": 1, "report_samples": 1},
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from owpo.evaluation.intervals import Accuracy, accuracy_interval
+from owpo.evaluation.intervals import Accuracy, accuracy_interval, pass_at
 from owpo.policy.load import Policy
 from owpo.policy.sampler import sample
 from owpo.problems.problem import Problem
@@ -33,6 +33,7 @@ class Evaluation:
             "high": self.accuracy.high,
             "num_problems": self.accuracy.num_problems,
             "samples_per_problem": self.accuracy.samples_per_problem,
+            "pass_at_k": pass_at(self.correct_NK, self.accuracy.samples_per_problem),
             "unparseable_share": self.unparseable_share,
             "truncated_share": self.truncated_share,
             "response_length": self.response_length,
@@ -65,8 +66,8 @@ def evaluate_policy(
         on_batch=on_batch,
     )
     answers = [problem.answer for problem in problems for _ in range(samples)]
-    rows = zip(responses.tokens, responses.mask, answers, strict=True)
-    verdicts = [verify(policy.decode(tokens[mask]), answer) for tokens, mask, answer in rows]
+    texts = policy.decode_all(responses)
+    verdicts = [verify(text, answer) for text, answer in zip(texts, answers, strict=True)]
     correct_NK = torch.tensor([v is Verdict.correct for v in verdicts]).view(len(problems), samples)
     return Evaluation(
         accuracy=accuracy_interval(correct_NK),

@@ -3,7 +3,6 @@
 from owpo.policy.load import (
     Policy,
     check_same_vocabulary,
-    content_hash,
     copy_weights,
     load_policy,
     load_weights,
@@ -12,6 +11,7 @@ from owpo.policy.load import (
 from owpo.policy.logprobs import micro_batches, reference_logprobs, response_logprobs, selected_logprobs
 from owpo.policy.responses import Responses
 from owpo.policy.sampler import sample
+from owpo.policy.weights import content_hash
 
 __all__ = [
     "Policy",

@@ -7,10 +7,9 @@ autocast.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from owpo.core.registry import did_you_mean
 from owpo.policy.folder import check_folder, load_failure, looks_local
 from owpo.policy.logprobs import check_logit_path, logit_head
+from owpo.policy.responses import Responses
 from owpo.policy.tokenizer import check_equal_tokenizers, load_tokenizer, read_tokenizer
+from owpo.policy.weights import copy_state
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -100,6 +102,11 @@ class Policy:
         """Text of the tokens without the special ones, blanks left as they are."""
         ids = tokens.tolist() if isinstance(tokens, Tensor) else list(tokens)
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def decode_all(self, responses: Responses) -> list[str]:
+        """Text of every response, B strings; one transfer from the device, not one a row."""
+        rows = zip(responses.tokens.tolist(), responses.lengths.tolist(), strict=True)
+        return [self.decode(tokens[:length]) for tokens, length in rows]
 
     def autocast(self) -> AbstractContextManager[None]:
         """The compute dtype for a forward pass, whatever autocast stands around it.
@@ -181,14 +188,15 @@ def _read_model(
 ) -> PreTrainedModel:
     """Safetensors only; every weight must come from the file."""
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            revision=revision or "main",
-            trust_remote_code=trust_remote_code,
-        )
+        with _no_progress_bar():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                revision=revision or "main",
+                trust_remote_code=trust_remote_code,
+            )
     except SafetensorError as error:
         raise ValueError(
             f"the weights of {path} cannot be read ({error}); the file is damaged, get it again"
@@ -200,6 +208,18 @@ def _read_model(
             "numbers. Give a complete checkpoint of a causal language model"
         )
     return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar for every load and save; a run does many, and shows its own progress."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
 
 
 def _disable_dropout(model: nn.Module) -> None:
@@ -250,46 +270,11 @@ def save_policy(policy: Policy, folder: Path) -> None:
         ValueError: the tokenizer does not read back as what it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    policy.model.save_pretrained(folder)
+    with _no_progress_bar():
+        policy.model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     read_back, _ = read_tokenizer(str(folder))
     check_equal_tokenizers(policy.tokenizer, read_back, str(folder))
-
-
-def unique_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The state dict sorted by name, with tied weights once; the tensors are the model's own."""
-    unique: dict[str, Tensor] = {}
-    seen = set()
-    for name, tensor in sorted(model.state_dict().items()):
-        storage = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and storage in seen:
-            continue
-        seen.add(storage)
-        unique[name] = tensor
-    return unique
-
-
-def load_state(model: PreTrainedModel, saved: dict[str, Tensor]) -> None:
-    """Put back, in place, what `unique_state` took.
-
-    Raises:
-        ValueError: the saved weights are not those of this architecture and size.
-    """
-    own = unique_state(model)
-    if own.keys() != saved.keys() or any(own[name].shape != saved[name].shape for name in own):
-        raise ValueError("the saved weights belong to a model of another architecture or size")
-    with torch.no_grad():
-        for name, value in saved.items():
-            own[name].copy_(value)
-
-
-def content_hash(model: PreTrainedModel) -> str:
-    """sha256 in hex over (name, dtype, shape, bytes) of the model's weights; tied weights count once."""
-    digest = hashlib.sha256()
-    for name, tensor in unique_state(model).items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def copy_weights(source: Policy, target: Policy) -> None:
@@ -298,7 +283,7 @@ def copy_weights(source: Policy, target: Policy) -> None:
     Raises:
         ValueError: they do not have the same weights by name, shape and dtype.
     """
-    _copy_state(source.model, target.model)
+    copy_state(source.model, target.model)
 
 
 def load_weights(policy: Policy, folder: Path) -> None:
@@ -309,26 +294,7 @@ def load_weights(policy: Policy, folder: Path) -> None:
     """
     check_folder(folder)
     saved = _read_model(str(folder), policy.model.dtype, None, False)
-    _copy_state(saved, policy.model)
-
-
-def _copy_state(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    states = [model.state_dict() for model in (source, target)]
-    kinds = [{name: (list(value.shape), value.dtype) for name, value in state.items()} for state in states]
-    for name in sorted(kinds[0].keys() | kinds[1].keys()):
-        ours, theirs = kinds[0].get(name), kinds[1].get(name)
-        if ours != theirs:
-            raise ValueError(
-                f"weights cannot be copied: {name} is {_kind(ours)} in the source and {_kind(theirs)} in the "
-                "target; both must be the same architecture, size and dtype"
-            )
-    with torch.no_grad():
-        for name, value in states[1].items():
-            value.copy_(states[0][name])
-
-
-def _kind(kind: tuple[list[int], torch.dtype] | None) -> str:
-    return "missing" if kind is None else f"{kind[1]} {kind[0]}".removeprefix("torch.")
+    copy_state(saved, policy.model)
 
 
 def check_same_vocabulary(policy: Policy, reference: Policy) -> None:

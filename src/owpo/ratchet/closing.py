@@ -1,46 +1,50 @@
-"""The closing table: base, given reference and every stage's best on the report set, which no choice looked at."""
+"""The closing table: base, every reference and every stage's best on the report set, which no choice looked at."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
+from owpo.evaluation.intervals import paired_difference
 from owpo.runs.files import write_json
 from owpo.training.session import Session
 
 
 def close_run(session: Session) -> None:
-    """Measure the table, write result.json and show it."""
-    metrics = session.folder.logs["metrics"].records()
+    """Measure every model once, on the same problems with the same seed, and write result.json."""
+    logs, best = session.folder.logs, session.progress.stage_best
+    stages = {number: _describe_stage(int(number), logs["metrics"].records()) for number in best}
+    accuracy_N: dict[str, Tensor] = {}  # of each version, by problem
     rows = []
-    for role, id in _models(session):
+    for id in _versions(stages, best):
         session.folder.versions.load_into(session.policy, id)
         evaluation = session.evaluate(session.report, "report", session.config.evaluation.report_samples)
-        rows.append({"model": role, "version": id, **evaluation.to_json(), **_token_shares(role, metrics)})
-        session.stop.check()
+        accuracy_N[id] = evaluation.correct_NK.double().mean(dim=1)
+        number = next((number for number, version in best.items() if version == id), None)
+        row = {"version": id, **evaluation.to_json(), **(stages[number] if number is not None else {})}
+        if row.get("reference") is not None:
+            gain, low, high = paired_difference(accuracy_N[id], accuracy_N[row["reference"]])
+            row |= {"gain": gain, "gain_low": low, "gain_high": high}
+        rows.append(row)
     write_json(session.folder.result_file, {"rows": rows})
 
 
-def _models(session: Session) -> list[tuple[str, str]]:
-    """(role, version) of every model in the table."""
-    models = [("base", "base")]
-    if (session.folder.versions.folder / "reference").is_dir():
-        models.append(("given reference", "reference"))
-    best = session.progress.stage_best.items()
-    return models + [(f"stage {number}", id) for number, id in sorted(best, key=lambda item: int(item[0]))]
+def _versions(stages: dict[str, dict[str, Any]], best: dict[str, str]) -> list[str]:
+    """Base first, then stage by stage the reference and the best; each once, so a reference before its pupil."""
+    versions = ["base"]
+    for number in sorted(stages, key=int):
+        versions += [stages[number]["reference"], best[number]]
+    return [id for id in dict.fromkeys(versions) if id is not None]
 
 
-def _token_shares(role: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over a stage's steps of the shares of tokens that the reference sped up and slowed down."""
-    mine = [record for record in metrics if role == f"stage {record['stage']}"]
-    if not mine:
-        return {}
-    shares: dict[str, Any] = {
-        "lineage": mine[0]["lineage"],
-        "objective": mine[0]["objective"],
-        "reference": mine[0]["reference"],
-    }
+def _describe_stage(number: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Who learned by what against whom, and the mean shares of tokens that the reference sped up and slowed down."""
+    mine = [record for record in metrics if record["stage"] == number]
+    first = mine[0]
+    told = {"stage": number, **{key: first[key] for key in ("lineage", "objective", "reference")}}
     for name in ("accelerated", "locked"):
         values = [record[name] for record in mine if name in record]
         if values:
-            shares[name] = sum(values) / len(values)
-    return shares
+            told[name] = sum(values) / len(values)
+    return told

@@ -106,7 +106,7 @@ def sample_groups(
         batch_size=settings.batch_size,
         on_batch=on_batch,
     )
-    texts = [policy.decode(t[m]) for t, m in zip(responses.tokens, responses.mask, strict=True)]
+    texts = policy.decode_all(responses)
     answers = [problem.answer for problem in problems for _ in range(settings.group_size)]
     verdicts = [verify(text, answer) for text, answer in zip(texts, answers, strict=True)]
     return Groups(problems, responses, texts, verdicts)
