@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"policy", "problems"},
     "config": {"core", "bases"},
     "recipes": {"core", "config", "errors"},
+    "problem_sets": {"config", "errors", "policy", "problems"},
     "runs": {"config", "errors", "policy", "recipes"},
     "training": {"config", "core", "errors", "evaluation", "policy", "problems", "runs", "seeds", "stop"},
     "ratchet": {"config", "errors", "evaluation", "policy", "runs", "training"},

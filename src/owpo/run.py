@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from owpo.bases.chain_addition import ensure_base
-from owpo.config import ChainAdditionSource, FixedProtocol, JSONLSource, ProblemsConfig, RunConfig, Source
+from owpo.config import FixedProtocol, RunConfig
 from owpo.errors import InputError, input_errors
 from owpo.policy.load import Policy, check_same_vocabulary, load_policy
-from owpo.problems import chain_addition
-from owpo.problems.jsonl import read_jsonl
-from owpo.problems.problem import Problem
-from owpo.problems.sources import split_check
+from owpo.problem_sets import ProblemSets, check_lengths, load_problem_sets
 from owpo.problems.verify import verifier
 from owpo.ratchet.evolve import evolve
 from owpo.ratchet.plan import plan_stages
@@ -32,7 +29,7 @@ from owpo.runs.progress import Progress
 from owpo.stop import StopSignal
 from owpo.training.display import Display
 from owpo.training.rollout import ProblemOrder
-from owpo.training.session import Session, new_optimizer
+from owpo.training.session import Session, load_version, new_optimizer
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -80,7 +77,7 @@ def train(
     config = _resolve_threads(config)
     stop = StopSignal()
     with stop.listen():
-        problems = _load_problems(config.problems)
+        problems = load_problem_sets(config.problems)
         _create(path, config, problems, display, stop)
         return _go_on(path, config, problems, display, stop)
 
@@ -102,7 +99,7 @@ def resume(folder: str | Path, *, display: Display | None = None) -> Run:
         return Run(path, done["rows"])
     stop = StopSignal()
     with stop.listen():
-        return _go_on(path, config, _load_problems(config.problems), display, stop)
+        return _go_on(path, config, load_problem_sets(config.problems), display, stop)
 
 
 def same_recipe(config: RunConfig, folder: Path) -> None:
@@ -110,8 +107,10 @@ def same_recipe(config: RunConfig, folder: Path) -> None:
     Raises:
         InputError: the run in `folder` was started from another configuration; names what differs.
     """
-    mine = _flatten(_resolve_threads(config).model_dump(mode="json"))
+    mine = _flatten(config.model_dump(mode="json"))
     theirs = _flatten(RunFolder.read_config(folder).model_dump(mode="json"))
+    if config.run.threads is None:  # whatever the run was started with
+        mine["run.threads"] = theirs["run.threads"]
     different = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
     if different:
         told = "; ".join(f"{key} was {theirs.get(key)!r}, is now {mine.get(key)!r}" for key in different[:5])
@@ -136,9 +135,7 @@ def _resolve_threads(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"run": config.run.model_copy(update={"threads": threads})})
 
 
-def _create(
-    path: Path, config: RunConfig, problems: dict[str, list[Problem]], display: Display, stop: StopSignal
-) -> None:
+def _create(path: Path, config: RunConfig, problems: ProblemSets, display: Display, stop: StopSignal) -> None:
     """The run folder with its configuration and the weights it was given; it appears whole or not at all."""
     _use_device(config)
     if config.model.make is not None:
@@ -154,12 +151,11 @@ def _create(
             ensure_base(config.model.make, Path(config.model.path), on_step=on_step)
     with input_errors("model"):
         policy = _load(config, config.model.path, config.model.revision)
-    _check_lengths(policy, problems, config)
+    check_lengths(policy, problems, config.rollout.max_new_tokens)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        RunFolder.write_config(temporary, config)
-        folder = RunFolder(temporary)
+        folder = RunFolder.create(temporary, config, problems.digests())
         folder.versions.add(
             policy, "base", parent=None, stage=0, step=0, reason=f"given: {config.model.path}"
         )
@@ -173,6 +169,8 @@ def _create(
                 reference, "reference", parent=None, stage=0, step=0, reason=f"given: {given}"
             )
         temporary.rename(path)
+    except FileExistsError as error:
+        raise InputError(f"run.folder {str(path)!r} has appeared meanwhile; another run took it") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -187,23 +185,22 @@ def _load(config: RunConfig, path: str, revision: str | None) -> Policy:
     )
 
 
-def _go_on(
-    path: Path, config: RunConfig, problems: dict[str, list[Problem]], display: Display, stop: StopSignal
-) -> Run:
+def _go_on(path: Path, config: RunConfig, problems: ProblemSets, display: Display, stop: StopSignal) -> Run:
     """Run from the newest checkpoint, or from the start where there is none."""
     _use_device(config)
     with run_lock(path):
         folder = RunFolder(path)
-        policy = folder.versions.load("base", device=config.run.device, dtype=config.run.dtype)
+        folder.check_problems(problems.digests())
+        policy = load_version(folder, "base", config)
         session = Session(
             config=config,
             folder=folder,
             policy=policy,
             optimizer=new_optimizer(policy, config.training),
             progress=Progress(),
-            order=ProblemOrder(problems["train"], config.seed),
-            selection=problems["selection"],
-            report=problems["report"],
+            order=ProblemOrder(problems.train, config.seed),
+            selection=problems.selection,
+            report=problems.report,
             verify=verifier(config.problems.answer),
             display=display,
             stop=stop,
@@ -212,7 +209,7 @@ def _go_on(
         if checkpoint is not None:
             session.restore(checkpoint)
         folder.cut_logs(checkpoint.log_sizes if checkpoint is not None else {})
-        folder.environment.append(describe_environment(torch.get_num_threads()))
+        _note_environment(folder, display)
         session.tensorboard = _tensorboard(config, path, session.progress)
         plan = plan_stages(config.ratchet, config.objective)
         display.start(path, [str(stage) for stage in plan], session.progress.stage)
@@ -221,6 +218,20 @@ def _go_on(
         assert result is not None
         display.result(path, result["rows"])
         return Run(path, result["rows"])
+
+
+def _note_environment(folder: RunFolder, display: Display) -> None:
+    """Write down what this start runs with; say where it differs from the start before in what can change a bit."""
+    now = describe_environment(torch.get_num_threads())
+    starts = folder.environment.records()
+    changed = [
+        f"{key} was {starts[-1][key]!r}, is now {now[key]!r}"
+        for key in ("torch", "transformers", "processor", "threads", "cuda")
+        if starts and starts[-1][key] != now[key]
+    ]
+    if changed:
+        display.warn(f"{'; '.join(changed)}: results may differ from an uninterrupted run's in the last bits")
+    folder.environment.append(now)
 
 
 def _use_device(config: RunConfig) -> None:
@@ -246,40 +257,3 @@ def _tensorboard(config: RunConfig, path: Path, progress: Progress) -> SummaryWr
     if not config.run.tensorboard:
         return None
     return _import_tensorboard()(str(path / "tensorboard"), purge_step=progress.total_steps + 1)
-
-
-def _load_problems(config: ProblemsConfig) -> dict[str, list[Problem]]:
-    """The three sets, which share no prompt."""
-    sets = {}
-    sources = {"train": config.train, "selection": config.selection, "report": config.report}
-    for name, source in sources.items():
-        with input_errors(f"problems.{name}"):
-            sets[name] = _read_source(source, name)
-    with input_errors("problems"):
-        split_check(**sets)
-    return sets
-
-
-def _read_source(source: Source, split: Any) -> list[Problem]:
-    if isinstance(source, JSONLSource):
-        return read_jsonl(source.path)
-    assert isinstance(source, ChainAdditionSource)
-    terms = source.terms if isinstance(source.terms, int) else (source.terms[0], source.terms[1])
-    return chain_addition.generate(
-        source.count, terms=terms, digits=source.digits, split=split, seed=source.seed
-    )
-
-
-def _check_lengths(policy: Policy, problems: dict[str, list[Problem]], config: RunConfig) -> None:
-    """Every prompt must leave room for the longest response."""
-    room = policy.context_length - config.rollout.max_new_tokens
-    for name, members in problems.items():
-        for problem in members:
-            with input_errors(f"problem {problem.id!r} of problems.{name}"):
-                length = len(policy.encode(problem.prompt))
-            if length > room:
-                raise InputError(
-                    f"problem {problem.id!r} of problems.{name} has {length} tokens, but the model's context of "
-                    f"{policy.context_length} less rollout.max_new_tokens = {config.rollout.max_new_tokens} leaves "
-                    f"{room}; drop the problem, or lower rollout.max_new_tokens"
-                )

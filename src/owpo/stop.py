@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,7 +19,13 @@ class StopSignal:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Note the signals inside the block, and put the previous handlers back after it."""
+        """Note the signals inside the block, and put the previous handlers back after it.
+
+        Only the main thread may handle signals; in another one nothing is noted.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         self._previous = previous
         try:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from owpo.recipes import build_config
 from owpo.run import resume, train
 from owpo.runs.checkpoints import CheckpointStore
 from owpo.stop import StopSignal
+from owpo.training.display import Display
 
 LEAPFROG = {"protocol": "leapfrog", "stages": 3, "first_steps": 3, "steps": 5}
 EVERY_K = {"protocol": "every_k", "steps": 8, "k": 3}
@@ -211,3 +213,39 @@ def test_resuming_a_finished_run_gives_its_table_again(recipe_data, tmp_path):
         load_file(tmp_path / "run" / "versions" / "base" / "model.safetensors")["model.norm.weight"],
         load_file(first.version_folder(first.rows[-1]["version"]) / "model.safetensors")["model.norm.weight"],
     )
+
+
+def test_problems_that_changed_since_the_start_are_refused(recipe_data, tmp_path, monkeypatch):
+    folder = interrupted_run(recipe_data, tmp_path, monkeypatch, EVERY_K, total_steps=4)
+    path = Path(recipe_data["problems"]["train"]["path"])
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace('"answer": "3"', '"answer": "4"'), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"problems\.train of .* hold other problems than when the run began"
+    ):
+        resume(folder)
+    path.write_text(before, encoding="utf-8")
+    resume(folder)
+
+
+def test_another_machine_is_noted_and_said(recipe_data, tmp_path, monkeypatch):
+    class Listening(Display):
+        heard = ""
+
+        def warn(self, text):
+            self.heard += text
+
+    folder = interrupted_run(recipe_data, tmp_path, monkeypatch, EVERY_K, total_steps=4)
+    environment = folder / "environment.jsonl"
+    first = json.loads(environment.read_text())
+    environment.write_text(json.dumps({**first, "torch": "1.0"}) + "\n")
+    display = Listening()
+    resume(folder, display=display)
+    assert f"torch was '1.0', is now '{torch.__version__}'" in display.heard
+    assert environment.read_text().count("\n") == 2
+
+
+def test_a_run_in_a_thread_needs_no_signals(recipe_data, tmp_path):
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(train, build_config(in_folder(recipe_data, tmp_path / "run"), "test")).result()
+    assert len(run.metrics()) == 4

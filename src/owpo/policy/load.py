@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -152,7 +153,9 @@ def load_policy(
     weight_dtype = torch.float64 if dtype == "float64" else torch.float32
     try:
         tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
-        model = _read_model(path, weight_dtype, revision, trust_remote_code)
+        model = _read_model(
+            path, weight_dtype, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
     except OSError as error:
         raise ValueError(load_failure(path, error)) from error
     model.to(torch_device).eval()
@@ -184,18 +187,13 @@ def _checked_device(name: str) -> torch.device:
 
 
 def _read_model(
-    path: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool
+    path: str, dtype: torch.dtype, model_class: Any = AutoModelForCausalLM, **options: Any
 ) -> PreTrainedModel:
     """Safetensors only; every weight must come from the file."""
     try:
         with _no_progress_bar():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                revision=revision or "main",
-                trust_remote_code=trust_remote_code,
+            model, info = model_class.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
             )
     except SafetensorError as error:
         raise ValueError(
@@ -293,7 +291,7 @@ def load_weights(policy: Policy, folder: Path) -> None:
         ValueError: the folder holds no complete weights, or other ones than the policy's by name or shape.
     """
     check_folder(folder)
-    saved = _read_model(str(folder), policy.model.dtype, None, False)
+    saved = _read_model(str(folder), policy.model.dtype, type(policy.model))
     copy_state(saved, policy.model)
 
 

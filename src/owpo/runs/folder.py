@@ -1,6 +1,6 @@
 """The folder of a run.
 
-    config.json        the resolved configuration
+    config.json        the resolved configuration      problems.json    what its problem sets were
     environment.jsonl  versions, machine and code, a line for every start
     metrics.jsonl      a line a rollout step         timing.jsonl     its seconds, by phase
     rollouts.jsonl     some responses of each step   evaluations.jsonl  a line an evaluation
@@ -29,7 +29,7 @@ LOGS = ("metrics", "timing", "rollouts", "evaluations", "lineage")
 
 
 class RunFolder:
-    """An existing run folder; `write_config` makes a new one of an empty folder."""
+    """A run on disk. Making this object writes nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,11 +39,14 @@ class RunFolder:
         self.environment = JSONLLog(path / "environment.jsonl")
         self.result_file = path / "result.json"
 
-    @staticmethod
-    def write_config(path: Path, config: RunConfig) -> None:
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, problem_digests: dict[str, str]) -> RunFolder:
+        """A new run in an empty folder."""
         for name in ("versions", "checkpoints"):
-            (path / name).mkdir(parents=True, exist_ok=True)
+            (path / name).mkdir()
         write_json(path / "config.json", config.model_dump(mode="json"))
+        write_json(path / "problems.json", problem_digests)
+        return cls(path)
 
     @staticmethod
     def read_config(path: Path) -> RunConfig:
@@ -57,6 +60,19 @@ class RunFolder:
                 f"{str(path)!r} is not a run folder (it has no config.json); start one with owpo train RECIPE"
             )
         return build_config(read_json(file), str(file))
+
+    def check_problems(self, problem_digests: dict[str, str]) -> None:
+        """
+        Raises:
+            InputError: a problem set is not the one that the run began with.
+        """
+        recorded = read_json(self.path / "problems.json")
+        changed = [f"problems.{name}" for name in recorded if recorded[name] != problem_digests[name]]
+        if changed:
+            raise InputError(
+                f"{' and '.join(changed)} of {self.path} hold other problems than when the run began; restore the "
+                "files, or start a new run"
+            )
 
     def sync_logs(self) -> dict[str, int]:
         """Flush every log; their sizes, for a checkpoint."""

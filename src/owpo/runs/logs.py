@@ -15,7 +15,6 @@ class JSONLLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.path.touch()
 
     def append(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
@@ -33,12 +32,13 @@ class JSONLLog:
         Raises:
             InputError: the file is shorter than that, so lines of the checkpoint's past are gone.
         """
-        actual = self.path.stat().st_size
+        actual = self.path.stat().st_size if self.path.exists() else 0
         if actual < size:
             raise InputError(
                 f"{self.path} holds {actual} bytes, but the checkpoint was made when it held {size}; restore the file"
             )
-        os.truncate(self.path, size)
+        if actual > size:
+            os.truncate(self.path, size)
 
     def records(self) -> list[dict[str, Any]]:
         return read_jsonl_records(self.path)

@@ -78,14 +78,16 @@ class VersionStore:
             )
         return Version(**read_json(file))
 
-    def load(self, id: str, *, device: str, dtype: str) -> Policy:
+    def load(self, id: str, *, device: str, dtype: str, trust_remote_code: bool) -> Policy:
         """A version as a policy of its own.
 
         Raises:
             InputError: it is not there, or its weights have changed since they were written.
         """
         self.describe(id)
-        policy = load_policy(str(self.folder / id), device=device, dtype=dtype)
+        policy = load_policy(
+            str(self.folder / id), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
         self._check(id, policy)
         return policy
 

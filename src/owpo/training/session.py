@@ -35,6 +35,16 @@ def new_optimizer(policy: Policy, config: TrainingConfig) -> torch.optim.AdamW:
     )
 
 
+def load_version(folder: RunFolder, id: str, config: RunConfig) -> Policy:
+    """A version of the run as a policy of its own, on the run's device and in its dtype."""
+    return folder.versions.load(
+        id,
+        device=config.run.device,
+        dtype=config.run.dtype,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
 @dataclass
 class Session:
     """One process at work on one run folder."""
@@ -53,7 +63,7 @@ class Session:
     tensorboard: SummaryWriter | None = None
 
     def load_version(self, id: str) -> Policy:
-        return self.folder.versions.load(id, device=self.config.run.device, dtype=self.config.run.dtype)
+        return load_version(self.folder, id, self.config)
 
     def restart_optimizer(self) -> None:
         self.optimizer = new_optimizer(self.policy, self.config.training)
