@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from owpo.config import ChainAdditionSource, JSONLSource, ProblemsConfig, Source
 from owpo.errors import InputError, input_errors
-from owpo.policy.load import Policy
+from owpo.policy.model import Policy
 from owpo.problems.chain_addition import Split, generate
 from owpo.problems.jsonl import read_jsonl
 from owpo.problems.problem import Problem

@@ -16,7 +16,8 @@ import torch
 from owpo.bases.chain_addition import ensure_base
 from owpo.config import FixedProtocol, RunConfig
 from owpo.errors import InputError, input_errors
-from owpo.policy.load import Policy, check_same_vocabulary, load_policy
+from owpo.policy.load import check_same_vocabulary, load_policy
+from owpo.policy.model import Policy
 from owpo.problem_sets import ProblemSets, check_lengths, load_problem_sets
 from owpo.problems.verify import verifier
 from owpo.ratchet.evolve import evolve

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from owpo.evaluation.intervals import Accuracy, accuracy_interval, pass_at
-from owpo.policy.load import Policy
+from owpo.policy.model import Policy
 from owpo.policy.sampler import sample
 from owpo.problems.problem import Problem
 from owpo.problems.verify import Verdict

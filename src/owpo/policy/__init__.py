@@ -1,14 +1,15 @@
 """A causal LM and what we ask of it: answers, their log-probs, its weights on disk."""
 
+from owpo.policy.head import selected_logprobs
 from owpo.policy.load import (
-    Policy,
     check_same_vocabulary,
     copy_weights,
     load_policy,
     load_weights,
     save_policy,
 )
-from owpo.policy.logprobs import micro_batches, reference_logprobs, response_logprobs, selected_logprobs
+from owpo.policy.logprobs import micro_batches, reference_logprobs, response_logprobs
+from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
 from owpo.policy.sampler import sample
 from owpo.policy.weights import content_hash

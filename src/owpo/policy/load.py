@@ -8,117 +8,25 @@ autocast.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from owpo.core.registry import did_you_mean
 from owpo.policy.folder import check_folder, load_failure, looks_local
-from owpo.policy.logprobs import check_logit_path, logit_head
-from owpo.policy.responses import Responses
+from owpo.policy.logprobs import check_logit_path
+from owpo.policy.model import Policy, generation_eos
 from owpo.policy.tokenizer import check_equal_tokenizers, load_tokenizer, read_tokenizer
 from owpo.policy.weights import copy_state
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A causal LM with its tokenizer; `compute_dtype` is the matrix products', the weights keep their own."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    compute_dtype: torch.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the output layer; some models have more of them than their tokenizer has tokens."""
-        return logit_head(self).weight_VH.shape[0]
-
-    @cached_property
-    def context_length(self) -> int:
-        """Tokens of prompt and response together that the model was made for.
-
-        Raises:
-            ValueError: neither the model's nor the tokenizer's configuration says.
-        """
-        config = self.model.config.get_text_config(decoder=True)
-        length = getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        if length > 10**9:  # what transformers writes for "unknown" is far above it
-            raise ValueError(
-                f"{type(self.model).__name__} does not say how long its context is; "
-                "set model_max_length in its tokenizer_config.json"
-            )
-        return int(length)
-
-    @cached_property
-    def eos_ids(self) -> tuple[int, ...]:
-        """Tokens that end a response: the tokenizer's EOS, then those of the generation configuration.
-
-        The latter count only where the tokenizer has them as special tokens. A configuration class brings a
-        default (Llama's is 2), which may be an ordinary character in a tokenizer of one's own.
-        """
-        own = self.tokenizer.eos_token_id
-        configured = _generation_eos(self.model)
-        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
-        ids = [] if own is None else [own]
-        return tuple(dict.fromkeys(ids + [token for token in configured if token in special]))
-
-    @cached_property
-    def pad_id(self) -> int:
-        """What fills a row; never read, so EOS serves where there is no padding token."""
-        pad = self.tokenizer.pad_token_id
-        return self.eos_ids[0] if pad is None else pad
-
-    def encode(self, prompt: str) -> list[int]:
-        """Token ids with the special tokens the tokenizer adds in front, never with an EOS at the end.
-
-        A tokenizer that closes every text with EOS would have the model answer after the end.
-
-        Raises:
-            ValueError: the prompt holds something that the tokenizer has no token for.
-        """
-        try:
-            ids = list(self.tokenizer(prompt)["input_ids"])
-        except Exception as error:  # the tokenizers library raises nothing more specific
-            raise ValueError(f"the tokenizer cannot encode {prompt[:80]!r}: {error}") from error
-        while len(ids) > 1 and ids[-1] in self.eos_ids:
-            ids.pop()
-        return ids
-
-    def decode(self, tokens: Sequence[int] | Tensor) -> str:
-        """Text of the tokens without the special ones, blanks left as they are."""
-        ids = tokens.tolist() if isinstance(tokens, Tensor) else list(tokens)
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def decode_all(self, responses: Responses) -> list[str]:
-        """Text of every response, B strings; one transfer from the device, not one a row."""
-        rows = zip(responses.tokens.tolist(), responses.lengths.tolist(), strict=True)
-        return [self.decode(tokens[:length]) for tokens, length in rows]
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """The compute dtype for a forward pass, whatever autocast stands around it.
-
-        Enter it anew for every forward pass that needs a gradient: autocast keeps its converted weights until
-        the outermost one is left, also those converted without gradient.
-        """
-        is_mixed = self.compute_dtype != self.model.dtype
-        return torch.autocast(
-            self.device.type, dtype=self.compute_dtype if is_mixed else None, enabled=is_mixed
-        )
 
 
 def load_policy(
@@ -231,13 +139,6 @@ def _disable_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _generation_eos(model: PreTrainedModel) -> list[int]:
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    if configured is None:
-        return []
-    return [configured] if isinstance(configured, int) else list(configured)
-
-
 def _check_tokens(policy: Policy, path: str) -> None:
     """Refuse a model whose responses could not end, or whose tokenizer has tokens that it has not."""
     if not policy.eos_ids:
@@ -245,7 +146,7 @@ def _check_tokens(policy: Policy, path: str) -> None:
             f"the tokenizer of {path} has no EOS token, so no response could end; "
             "set eos_token in its tokenizer_config.json"
         )
-    ordinary = [token for token in _generation_eos(policy.model) if token not in policy.eos_ids]
+    ordinary = [token for token in generation_eos(policy.model) if token not in policy.eos_ids]
     if ordinary:
         warnings.warn(
             f"the generation configuration of {path} names {ordinary} as EOS, which the tokenizer does not "

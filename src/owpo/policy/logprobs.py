@@ -10,45 +10,12 @@ width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from owpo.policy.head import LogitHead, LogitTransform, selected_logprobs
+from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
-
-if TYPE_CHECKING:
-    from owpo.policy.load import Policy
-
-__all__ = [
-    "check_logit_path",
-    "logit_head",
-    "micro_batches",
-    "reference_logprobs",
-    "response_logprobs",
-    "selected_logprobs",
-]
-
-
-def logit_head(policy: Policy) -> LogitHead:
-    """The policy's output layer, and what its architecture does to the logits afterwards.
-
-    Raises:
-        ValueError: the output layer is not a plain linear one.
-    """
-    layer = policy.model.get_output_embeddings()
-    if not isinstance(layer, nn.Linear):
-        raise ValueError(
-            f"{type(policy.model).__name__} has no linear output layer (found {type(layer).__name__}), which "
-            "the log-prob path needs; merge adapters into the weights, or use another architecture"
-        )
-    config = policy.model.config.get_text_config(decoder=True)
-    # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma-2 caps. `check_logit_path`
-    # finds the architectures that mean something else by these names, or have others.
-    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    softcap = getattr(config, "final_logit_softcapping", None)
-    return LogitHead(layer.weight, layer.bias, LogitTransform(scale, softcap), policy.compute_dtype)
 
 
 def response_logprobs(
@@ -77,7 +44,7 @@ def response_logprobs(
         # The last column predicts nothing that was sampled.
         decoder_output = policy.model.get_decoder()(input_ids=input_BS[:, :-1], use_cache=False)
         hidden_NH = decoder_output.last_hidden_state[row_N, position_N]
-    logp_N, entropy_N = logit_head(policy).selected_logprobs(
+    logp_N, entropy_N = policy.head.selected_logprobs(
         hidden_NH, target_N, temperature, with_entropy=with_entropy, chunk_tokens=chunk_tokens
     )
     entropy_BT = None if entropy_N is None else _scattered(entropy_N, responses.mask)
@@ -186,5 +153,5 @@ def check_logit_path(policy: Policy) -> None:
                 raise ValueError(
                     f"{type(policy.model).__name__} computes its logits in a way the memory-saving log-prob "
                     f"path does not know: log-probs differ by {difference:.2g} (tolerance {tolerance:.2g}); "
-                    "use another architecture, or add its logit transform to owpo.policy.logprobs.logit_head"
+                    "use another architecture, or add its logit transform to owpo.policy.model.Policy.head"
                 )

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from owpo.policy.load import Policy
-from owpo.policy.logprobs import logit_head
+from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
 
 
@@ -136,7 +135,7 @@ def _decode(
 
     A random number belongs to its row and position, so a row's response does not depend on when others leave.
     """
-    decoder, head = policy.model.get_decoder(), logit_head(policy)
+    decoder, head = policy.model.get_decoder(), policy.head
     max_new_tokens = uniform_nT.shape[1]
     row_R = torch.arange(uniform_nT.shape[0], device=policy.device)
     expand_R = torch.tensor(prompt_of_row, device=policy.device)

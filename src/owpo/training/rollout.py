@@ -15,7 +15,7 @@ from torch import Tensor
 
 from owpo.config import RolloutConfig
 from owpo.core.advantage import overlong_penalty, zero_variance
-from owpo.policy.load import Policy
+from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
 from owpo.policy.sampler import sample
 from owpo.problems.problem import Problem

@@ -10,7 +10,7 @@ import torch
 
 from owpo.config import RunConfig, TrainingConfig
 from owpo.evaluation.evaluate import Evaluation, evaluate_policy
-from owpo.policy.load import Policy
+from owpo.policy.model import Policy
 from owpo.policy.weights import load_state, unique_state
 from owpo.problems.problem import Problem
 from owpo.runs.checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors

@@ -23,7 +23,7 @@ from owpo.core.advantage import estimate_advantage
 from owpo.core.deviation import active_count, deviation, top_active
 from owpo.core.registry import Objective
 from owpo.errors import RunFailed
-from owpo.policy.load import Policy
+from owpo.policy.model import Policy
 from owpo.runs.versions import Version
 from owpo.seeds import derive_seed
 from owpo.training.record import PhaseClock, merge_updates, some_rollouts

@@ -14,8 +14,8 @@ from torch import Tensor
 from owpo.core.batch import TokenBatch
 from owpo.core.reduce import StepCounts, reduction_weights
 from owpo.core.registry import Objective
-from owpo.policy.load import Policy
 from owpo.policy.logprobs import micro_batches, reference_logprobs, response_logprobs
+from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
 
 
