@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from owpo.bases.chain_addition import ensure_base
-from owpo.config import FixedProtocol, RunConfig
+from owpo.config import FixedProtocol, ModelConfig, RunConfig
 from owpo.errors import InputError, input_errors
 from owpo.policy.load import check_same_vocabulary, load_policy
 from owpo.policy.model import Policy
@@ -139,17 +139,7 @@ def _resolve_threads(config: RunConfig) -> RunConfig:
 def _create(path: Path, config: RunConfig, problems: ProblemSets, display: Display, stop: StopSignal) -> None:
     """The run folder with its configuration and the weights it was given; it appears whole or not at all."""
     _use_device(config)
-    if config.model.make is not None:
-        with (
-            input_errors("model.make"),
-            display.phase("making the base model", config.model.make.steps) as advance,
-        ):
-
-            def on_step(step: int, _loss: float) -> None:
-                stop.check()
-                advance(step)
-
-            ensure_base(config.model.make, Path(config.model.path), on_step=on_step)
+    _make_base(config.model, display, stop)
     with input_errors("model"):
         policy = _load(config, config.model.path, config.model.revision)
     check_lengths(policy, problems, config.rollout.max_new_tokens)
@@ -174,6 +164,21 @@ def _create(path: Path, config: RunConfig, problems: ProblemSets, display: Displ
         raise InputError(f"run.folder {str(path)!r} has appeared meanwhile; another run took it") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_base(config: ModelConfig, display: Display, stop: StopSignal) -> None:
+    """The base model of `model.make`, where the recipe has one and its folder is not there yet."""
+    if config.make is None:
+        return
+    if not Path(config.path).exists():
+        display.note(f"making the base model {config.path}, {config.make.steps} steps of supervised training")
+    with input_errors("model.make"), display.phase("making the base model", config.make.steps) as advance:
+
+        def on_step(step: int, _loss: float) -> None:
+            stop.check()
+            advance(step)
+
+        ensure_base(config.make, Path(config.path), on_step=on_step)
 
 
 def _load(config: RunConfig, path: str, revision: str | None) -> Policy:

@@ -102,6 +102,9 @@ class Terminal(Display):
             style="cyan",
         )
 
+    def note(self, text: str) -> None:
+        self._line(text)
+
     def warn(self, text: str) -> None:
         self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
 

@@ -30,6 +30,9 @@ class Display:
     def evaluation(self, stage: int, step: int, evaluation: Evaluation, is_best: bool) -> None:
         """The selection set was measured."""
 
+    def note(self, text: str) -> None:
+        """What is about to happen, where it takes a while."""
+
     def warn(self, text: str) -> None:
         """Something that does not stop the run, but that its owner should know."""
 
