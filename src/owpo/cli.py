@@ -146,16 +146,20 @@ def _objectives(arguments: argparse.Namespace, _rest: list[str]) -> None:
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table(title="objectives", title_justify="left")
-    for heading in ("name", "paper", "needs", "advantage, reduction", "defaults"):
-        table.add_column(heading, overflow="fold")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
+    for heading in ("name", "paper", "needs", "scaffold", "defaults"):
+        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
     for row in rows:
-        settings = ", ".join(f"{key} {value}" for key, value in row["defaults"].items())
         table.add_row(
-            row["name"], row["paper"], ", ".join(row["needs"]) or "-",
-            f"{row['advantage']}, {row['reduction']}", settings or "-",
-        )  # fmt: skip
+            row["name"],
+            row["paper"],
+            ", ".join(row["needs"]) or "-",
+            f"{row['advantage']} {row['reduction']}"
+            + (" dynamic sampling" if row["dynamic_sampling"] else ""),
+            "\n".join(f"{key} {value}" for key, value in row["defaults"].items()) or "-",
+        )
     Console().print(table)
+    print("scaffold: advantage estimator, reduction and sampling of the paper. More in docs/objectives.md")
 
 
 def _describe(entry: Any) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _best_of_stage(protocol: BestOfStageProtocol, objective: ObjectiveConfig) ->
         Stage(
             number=number, lineage="A", start=start(number),
             reference=BASE if number == 1 else Weights("best", number - 1),
-            reason="the start" if number == 1 else f"best on the selection set in stage {number - 1}",
+            reason="the start" if number == 1 else "the best of the stage before",
             objective=objective, steps=protocol.steps,
         )
         for number in range(1, protocol.stages + 1)
@@ -146,7 +146,7 @@ def _leapfrog(protocol: LeapfrogProtocol, objective: ObjectiveConfig) -> list[St
             lineage="A" if number % 2 else "B",
             start=BASE if number == 2 else Weights("best", number - 2),
             reference=Weights("best", number - 1),
-            reason=f"best of lineage {'B' if number % 2 else 'A'} on the selection set",
+            reason=f"lineage {'B' if number % 2 else 'A'}'s best",
             objective=objective, steps=protocol.steps,
         )
         for number in range(2, protocol.stages + 1)
