@@ -117,6 +117,8 @@ class Terminal(Display):
             title_style="bold",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
         )
         for heading in ("model", "by", "against"):
             table.add_column(heading, no_wrap=True)
@@ -133,10 +135,10 @@ class Terminal(Display):
                 _cell(row.get("accelerated"), "{:.0%}"),
                 _cell(row.get("locked"), "{:.0%}"),
             )
+        self.console.print()
         self.console.print(table)
-        self.console.print(
-            "accel, lock: tokens whose step the reference made larger, smaller; means over the stage"
-        )
+        self._line("\ngain: points over the model learned against, paired on the same problems")
+        self._line("accel, lock: share of tokens whose step the reference made larger, smaller")
         self._line(
             f"run folder {folder}; every model above is a Hugging Face folder in {folder / 'versions'}"
         )
