@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,6 +17,11 @@ from rich.table import Table
 from owpo.core.registry import entries
 from owpo.errors import InputError, Interrupted, RunFailed
 
+if TYPE_CHECKING:
+    from owpo.run import Run
+    from owpo.terminal import Terminal
+
+_JSON_HELP = "print the closing table as JSON on stdout, and progress on stderr"
 _EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 1, 2, 75
 
 
@@ -62,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="where the run folder exists, go on with it instead of refusing; the recipe must be the same",
     )
+    train.add_argument("--json", action="store_true", help=_JSON_HELP)
     train.set_defaults(run=_train)
 
     resume = commands.add_parser(
@@ -71,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     resume.add_argument("folder", help="the run folder")
+    resume.add_argument("--json", action="store_true", help=_JSON_HELP)
     resume.set_defaults(run=_resume)
 
     check = commands.add_parser(
@@ -99,24 +106,34 @@ def _parser() -> argparse.ArgumentParser:
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from owpo.recipes import load_recipe
     from owpo.run import resume, same_recipe, train
-    from owpo.terminal import Terminal, show_warnings
 
-    show_warnings()
     config = load_recipe(arguments.recipe, overrides)
     arguments.folder = config.run.folder
+    display = _display(arguments)
     if arguments.resume and Path(config.run.folder).exists():
         same_recipe(config, Path(config.run.folder))
-        resume(config.run.folder, display=Terminal())
+        _print_rows(arguments, resume(config.run.folder, display=display))
     else:
-        train(config, display=Terminal())
+        _print_rows(arguments, train(config, display=display))
 
 
 def _resume(arguments: argparse.Namespace, _rest: list[str]) -> None:
     from owpo.run import resume
+
+    _print_rows(arguments, resume(arguments.folder, display=_display(arguments)))
+
+
+def _display(arguments: argparse.Namespace) -> Terminal:
+    """Progress on stdout, or on stderr where stdout is for JSON."""
     from owpo.terminal import Terminal, show_warnings
 
     show_warnings()
-    resume(arguments.folder, display=Terminal())
+    return Terminal(Console(stderr=arguments.json))
+
+
+def _print_rows(arguments: argparse.Namespace, run: Run) -> None:
+    if arguments.json:
+        print(json.dumps({"folder": str(run.folder), "rows": run.rows}, indent=2))
 
 
 def _check(arguments: argparse.Namespace, overrides: list[str]) -> None:

@@ -16,6 +16,8 @@ from owpo.core.advantage import ESTIMATORS
 from owpo.core.reduce import MODES
 from owpo.core.registry import Objective, did_you_mean, objective
 
+PathString = Annotated[str, Field(min_length=1)]
+
 
 class Section(BaseModel):
     """A table of the recipe. Attribute docstrings say what a field does; units stand in them."""
@@ -27,7 +29,7 @@ class ModelConfig(Section):
     # A table becomes the dataclass BaseRecipe in lax mode alone.
     model_config = ConfigDict(strict=False)
 
-    path: str
+    path: PathString
     """A Hugging Face folder, or a hub id. With `make`, the folder that the base model is written to."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
@@ -39,7 +41,7 @@ class ModelConfig(Section):
 
 class JSONLSource(Section):
     kind: Literal["jsonl"]
-    path: str
+    path: PathString
     """A file of {"id", "prompt", "answer", ...} lines."""
 
 
@@ -47,11 +49,19 @@ class ChainAdditionSource(Section):
     kind: Literal["chain_addition"]
     count: Annotated[int, Field(gt=0)]
     """How many distinct problems."""
-    terms: Annotated[int, Field(ge=2)] | Annotated[list[int], Field(min_length=2, max_length=2)] = 8
-    """Numbers to add; [fewest, most] for problems of graded length."""
+    terms: Annotated[int, Field(ge=2)] = 8
+    """Numbers to add."""
+    fewest_terms: Annotated[int, Field(ge=2)] | None = None
+    """For problems of graded length, fewest_terms to terms; None: all have `terms`."""
     digits: Annotated[int, Field(ge=1)] = 1
     """Digits of each number."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _fewest_is_fewer(self) -> ChainAdditionSource:
+        if self.fewest_terms is not None and self.fewest_terms > self.terms:
+            raise ValueError(f"fewest_terms = {self.fewest_terms} is more than terms = {self.terms}")
+        return self
 
 
 Source = Annotated[JSONLSource | ChainAdditionSource, Field(discriminator="kind")]
@@ -167,7 +177,7 @@ class FixedProtocol(Section):
     protocol: Literal["fixed"]
     steps: Annotated[int, Field(ge=1)]
     """Rollout steps."""
-    reference: str | None = None
+    reference: PathString | None = None
     """The reference: 'base' for the policy's own start, a folder, or a hub id. None where the objective reads none."""
 
 
@@ -227,7 +237,7 @@ class EvaluationConfig(Section):
 
 
 class RunSection(Section):
-    folder: str
+    folder: PathString
     """Where everything about the run is kept; it must not exist yet."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; the end of a stage is always one."""

@@ -62,7 +62,7 @@ def _read(source: Source, split: Split) -> list[Problem]:
     if isinstance(source, JSONLSource):
         return read_jsonl(source.path)
     assert isinstance(source, ChainAdditionSource)
-    terms = source.terms if isinstance(source.terms, int) else (source.terms[0], source.terms[1])
+    terms = source.terms if source.fewest_terms is None else (source.fewest_terms, source.terms)
     return generate(source.count, terms=terms, digits=source.digits, split=split, seed=source.seed)
 
 

@@ -97,7 +97,7 @@ def _explain(item: Any) -> str:
     owner, path = _walk(location)
     dotted = ".".join(path)
     kind = item["type"]
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _field_names(owner)
         return f"{dotted} is unknown.{did_you_mean(path[-1], known)} Known here: {', '.join(known)}"
     if kind == "missing":
@@ -109,9 +109,14 @@ def _explain(item: Any) -> str:
         near = did_you_mean(given, [name.strip("' ") for name in expected.split(",")]) if given else ""
         found = f"is {given!r}" if given else "is missing"
         return f"{dotted}.{tag} {found}.{near} Allowed: {expected}"
+    if kind in ("model_type", "dataclass_type"):
+        keys = _field_names(_field_type(owner, path[-1]))
+        return f"{dotted} = {item['input']!r} must be a section with keys {', '.join(keys)}"
     message = item["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{dotted}: {message}" if dotted else message
+    if message.startswith("Input should be "):
+        return f"{dotted} = {item['input']!r} must be {message.removeprefix('Input should be ')}"
     return f"{dotted} = {item['input']!r}: {message}"
 
 

@@ -55,8 +55,8 @@ def show_warnings() -> None:
 class Terminal(Display):
     """Draws on a rich console."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+    def __init__(self, console: Console) -> None:
+        self.console = console
 
     @contextmanager
     def phase(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:

@@ -81,7 +81,10 @@ def test_a_run_from_the_command_line(recipe, tmp_path, capsys):
     assert str(tmp_path / "run") in out
     assert main(["resume", str(tmp_path / "run")]) == 0
     assert "report set" in capsys.readouterr().out
-    assert main(["train", str(recipe), "--ratchet.steps", "2", "--resume"]) == 0
+    assert main(["train", str(recipe), "--ratchet.steps", "2", "--resume", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["version"] for row in told["rows"]] == ["base", "stage1-step2"]
+    assert told["rows"] == json.loads((tmp_path / "run" / "result.json").read_text())["rows"]
     error = refused(["train", recipe, "--ratchet.steps", "3", "--resume"], capsys)
     assert "ratchet.steps was 2, is now 3" in error
 

@@ -96,7 +96,7 @@ def test_just_after_a_move_the_weight_is_one(recipe_data):
     assert [(m["reference"], m["parent"], m["made_at_step"]) for m in moves] == [
         ("base", None, 0),
         ("stage1-end", "base", 3),
-        ("stage2-end", "base", 3),
+        ("stage2-end", "stage1-end", 3),
     ]
     assert len({m["hash"] for m in moves}) == 3
     for move in moves:

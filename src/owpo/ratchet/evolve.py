@@ -115,7 +115,7 @@ def _finish(session: Session, stage: Stage) -> None:
             step=stage.steps,
             reason=f"end of stage {stage.number}",
         )
-        progress.stage_last[str(stage.number)] = version.id
+        progress.stage_last[str(stage.number)] = progress.stage_start = version.id
     progress.stage += 1
     progress.step = 0
     progress.evaluated_step = -1
