@@ -221,7 +221,7 @@ def _update(rows: TrainingRows, session: Session, task: Task) -> list[UpdateResu
         results.append(result)
         if result.bad is None:
             progress.bad_updates = 0
-            progress.updates += 1
+            progress.updates += result.num_tokens > 0
         else:
             progress.bad_updates += 1
             _keep_bad_update(session, task, share, result.bad, number)

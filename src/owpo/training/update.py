@@ -5,6 +5,7 @@ Shape legend: B sequences, T response tokens.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, fields, replace
 
@@ -83,7 +84,7 @@ class NonFinite(Exception):
 def rows_with_gradient(rows: TrainingRows, objective: Objective) -> Tensor:
     """Indices of the rows that can move the weights: a sample with advantage 0 needs no pass where it has none."""
     if objective.needs.zero_advantage:
-        return torch.arange(rows.advantage.shape[0])
+        return torch.arange(len(rows.advantage), device=rows.advantage.device)
     return rows.advantage.nonzero().flatten()
 
 
@@ -196,21 +197,19 @@ def optimiser_update(
     grad_clip: float,
     seed: int,
 ) -> UpdateResult:
-    """One step of the weights on `rows`, or none at all where loss or gradient is not finite."""
-    device = rows.advantage.device
-    lengths = rows.responses.lengths.to(device)
-    group_tokens = torch.zeros(int(rows.group.max()) + 1, dtype=lengths.dtype, device=device)
-    group_tokens.index_add_(0, rows.group, lengths)
-    counts = StepCounts(
-        tokens=int(lengths.sum()),
-        sequences=len(lengths),
-        prompts=len(rows.group.unique()),
-        max_tokens=max_tokens,
-    )
-    trained = rows_with_gradient(rows, objective).to(device)
+    """One step of the weights on `rows`: none where no row has a gradient, or loss or gradient is not finite.
+
+    Args:
+        reduction: a name of `owpo.core.reduce.MODES`.
+        max_tokens: the longest response that sampling allows.
+        micro_batch_tokens: padded tokens of one forward-backward pass.
+        grad_clip: largest norm of the whole gradient.
+        seed: of what an objective prepares at random.
+    """
+    counts, prompt_tokens = _counts(rows, max_tokens)
+    trained = rows_with_gradient(rows, objective)
     if len(trained) == 0:
         return UpdateResult(None, 0.0, 0.0, 0, {})
-    prompt_tokens = group_tokens[rows.group][trained]
     rows = _prepare(objective, rows.rows(trained), seed)
     optimizer.zero_grad(set_to_none=True)
     try:
@@ -221,17 +220,30 @@ def optimiser_update(
             micro_batches(rows.responses.row_lengths, micro_batch_tokens),
             reduction=reduction,
             counts=counts,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt_tokens[trained],
             temperature=temperature,
         )
         grad_norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), grad_clip).item()
-        if not torch.isfinite(torch.tensor(grad_norm)):
+        if not math.isfinite(grad_norm):
             raise NonFinite(f"gradient norm is {grad_norm}")
     except NonFinite as error:
         optimizer.zero_grad(set_to_none=True)
         return UpdateResult(str(error), float("nan"), float("nan"), 0, {})
     optimizer.step()
     return UpdateResult(None, loss, grad_norm, num_tokens, stats)
+
+
+def _counts(rows: TrainingRows, max_tokens: int) -> tuple[StepCounts, Tensor]:
+    """What the step holds, rows without a gradient included, and the response tokens of each row's group, [B]."""
+    lengths = rows.responses.lengths
+    group_tokens = lengths.new_zeros(int(rows.group.max()) + 1).index_add_(0, rows.group, lengths)
+    counts = StepCounts(
+        tokens=int(lengths.sum()),
+        sequences=len(lengths),
+        prompts=len(rows.group.unique()),
+        max_tokens=max_tokens,
+    )
+    return counts, group_tokens[rows.group]
 
 
 def _prepare(objective: Objective, rows: TrainingRows, seed: int) -> TrainingRows:
