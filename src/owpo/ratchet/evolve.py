@@ -15,7 +15,7 @@ from owpo.training.stage import Reference, Task, train_stage
 
 
 def evolve(session: Session) -> None:
-    """Train from wherever the session stands to the end of the plan, then measure the closing table.
+    """Train from wherever the run stands to the end of the plan, then measure the closing table.
 
     Raises:
         Interrupted: a stop was asked for; the state is saved.

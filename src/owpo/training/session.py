@@ -82,7 +82,7 @@ class Session:
         self.folder.versions.keep_only({"base", "reference"}.union(*(p.versions() for p in kept)))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put the session where the checkpoint was made."""
+        """Put weights, optimiser and progress where the checkpoint was made."""
         load_state(self.policy.model, checkpoint.weights)
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
         self.progress = checkpoint.progress

@@ -32,7 +32,7 @@ class CISPOConfig:
 @register(
     "cispo",
     config=CISPOConfig,
-    source="arXiv 2506.13585, eq. 4-5",
+    source="arXiv 2506.13585",
     needs=Needs(old_logp=True),
     scaffold=Scaffold(advantage="group_std", reduction="token-mean"),
 )

@@ -21,7 +21,7 @@ from owpo.core.registry import Needs, Scaffold, register
 @register(
     "dr_grpo",
     config=PPOConfig,
-    source="arXiv 2503.20783, section 3.2",
+    source="arXiv 2503.20783",
     needs=Needs(old_logp=True),
     scaffold=Scaffold(advantage="group_mean", reduction="seq-mean-token-sum-norm"),
 )

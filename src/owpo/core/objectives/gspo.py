@@ -33,7 +33,7 @@ class GSPOConfig:
 @register(
     "gspo",
     config=GSPOConfig,
-    source="arXiv 2507.18071, eq. 5-7 and GSPO-token",
+    source="arXiv 2507.18071, in token form",
     needs=Needs(old_logp=True),
     scaffold=Scaffold(advantage="group_std", reduction="seq-mean-token-mean"),
 )

@@ -49,7 +49,7 @@ class KDRLConfig(PPOConfig):
 @register(
     "kdrl",
     config=KDRLConfig,
-    source="arXiv 2506.02208, section 3",
+    source="arXiv 2506.02208",
     needs=lambda config: needs_with_kl(config.beta_start),
     scaffold=Scaffold(advantage="group_std", reduction="token-mean"),
 )

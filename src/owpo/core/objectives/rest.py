@@ -21,7 +21,7 @@ from owpo.core.registry import Needs, Scaffold, register
 @register(
     "rest",
     config=ReinforceConfig,
-    source="arXiv 2308.08998, section 3",
+    source="arXiv 2308.08998",
     needs=Needs(),
     scaffold=Scaffold(advantage="above_threshold", reduction="token-mean"),
 )

@@ -17,7 +17,7 @@ from owpo.core.registry import Needs, Scaffold, register
 @register(
     "rloo",
     config=ReinforceConfig,
-    source="arXiv 2402.14740, eq. 7-8",
+    source="arXiv 2402.14740",
     needs=Needs(),
     scaffold=Scaffold(advantage="leave_one_out", reduction="seq-mean-token-sum"),
 )
