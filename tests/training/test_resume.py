@@ -87,7 +87,8 @@ def start(words: list[str], log: Path) -> subprocess.Popen:
 def test_sigkill_at_random_moments_changes_nothing(recipe_data, tmp_path):
     """The real command, killed where it happens to be (a reference move lies in between), and resumed."""
     data = in_folder(recipe_data, tmp_path / "whole", ratchet=LEAPFROG)
-    data["ratchet"] = {**LEAPFROG, "steps": 30, "first_steps": 20}
+    data["ratchet"] = {**LEAPFROG, "steps": 60, "first_steps": 40}
+    data["rollout"] = {**data["rollout"], "group_size": 64}  # steps slow enough to be killed among
     data["run"]["checkpoint_every"] = 5
     train(build_config(data, "test"))
 
@@ -101,7 +102,7 @@ def test_sigkill_at_random_moments_changes_nothing(recipe_data, tmp_path):
     target = 0
     while True:
         process = start(["train", str(recipe), "--resume"], log)
-        target = max(target, number_of_lines(metrics)) + chance.randint(10, 30)
+        target = max(target, number_of_lines(metrics)) + chance.randint(25, 45)
         while process.poll() is None and number_of_lines(metrics) < target:
             time.sleep(0.001)
         if process.poll() is not None:
