@@ -1,6 +1,8 @@
 # make demo    a self-evolving run on this machine, in about five minutes
 # make test    the tests
 # make check   lint, format, types
+# make docs    docs/recipe.md from the code
+# make bench   what docs/benchmarks.md measures by command
 # `make setup` makes .venv; every other target stands on it.
 
 PYTHON ?= python3
@@ -8,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check docs bench clean
 
 setup: $(READY)
 
@@ -32,6 +34,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m owpo.recipe_page > docs/recipe.md
 
 bench: $(READY)
 	$(BIN)/python benchmarks/logprob_memory.py

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "config": {"core", "bases"},
     "recipes": {"core", "config", "errors"},
     "problem_sets": {"config", "errors", "policy", "problems"},
+    "recipe_page": {"config"},
     "runs": {"config", "errors", "policy", "recipes"},
     "training": {"config", "core", "errors", "evaluation", "policy", "problems", "runs", "seeds", "stop"},
     "ratchet": {"config", "errors", "evaluation", "policy", "runs", "training"},

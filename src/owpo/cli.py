@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         help="start a run from a recipe",
         description="Start a run. Any entry of the recipe can be overridden: --objective.name dapo, "
         '--training.learning_rate 1e-6, --ratchet \'{protocol = "fixed", steps = 60, reference = "base"}\'.',
+        epilog="docs/recipe.md explains every entry; owpo check RECIPE --json prints them all, defaults filled in.",
         allow_abbrev=False,
     )
     train.add_argument("recipe", help="a TOML file, such as recipes/demo.toml")

@@ -56,6 +56,7 @@ class ChainAdditionSource(Section):
     digits: Annotated[int, Field(ge=1)] = 1
     """Digits of each number."""
     seed: int = 0
+    """Of which problems; the three sets share none, whatever their seeds."""
 
     @model_validator(mode="after")
     def _fewest_is_fewer(self) -> ChainAdditionSource:
@@ -143,8 +144,11 @@ class TrainingConfig(Section):
     warmup_updates: Annotated[int, Field(ge=0)] = 10
     """Optimiser updates over which the learning rate rises from 0; again whenever the optimiser is new."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """AdamW's."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's, of the gradient's mean."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's, of its square."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the whole gradient."""
     updates_per_batch: Annotated[int, Field(ge=1)] = 1
@@ -192,6 +196,7 @@ class EveryKProtocol(Section):
 class BestOfStageProtocol(Section):
     protocol: Literal["best_of_stage"]
     stages: Annotated[int, Field(ge=1)]
+    """How often the reference is chosen anew, the start included."""
     steps: Annotated[int, Field(ge=1)]
     """Rollout steps a stage."""
     continue_from: Literal["last", "best"] = "last"
@@ -201,6 +206,7 @@ class BestOfStageProtocol(Section):
 class LeapfrogProtocol(Section):
     protocol: Literal["leapfrog"]
     stages: Annotated[int, Field(ge=2)]
+    """Stages in all: 1 is lineage A's, 2 is B's, and so on in turn."""
     steps: Annotated[int, Field(ge=1)]
     """Rollout steps a stage, after the first."""
     first_steps: Annotated[int, Field(ge=1)]
@@ -248,6 +254,7 @@ class RunSection(Section):
     tensorboard: bool = False
     """Write the metrics to <folder>/tensorboard too."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where the models live; "cuda" is one device."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the model computes in. Weights are float32 in any case: updates of 1e-6 vanish in bfloat16 ones."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -256,11 +263,13 @@ class RunSection(Section):
 
 class RunConfig(Section):
     seed: int = 0
+    """Of every random choice of the run."""
     run: RunSection
     model: ModelConfig
     problems: ProblemsConfig
     rollout: RolloutConfig
     objective: ObjectiveConfig
+    """What is optimised, by name: `owpo objectives` lists them."""
     training: TrainingConfig
     ratchet: Protocol
     evaluation: EvaluationConfig

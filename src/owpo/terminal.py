@@ -80,7 +80,7 @@ class Terminal(Display):
             self._line(f"  {'done, ' if number <= done else ''}{sentence}")
 
     def stage(self, number: int, sentence: str) -> None:
-        self.console.print(f"\n{sentence}", style="bold", markup=False, highlight=False)
+        self._line(f"\n{sentence}", style="bold")
         headings = "".join(f"{heading:>{width}}" for heading, _, _, width in _STEP_COLUMNS)
         self._line(f"{'step':>{_PLACE_WIDTH}}{headings}", style="dim")
 
@@ -106,7 +106,7 @@ class Terminal(Display):
         self._line(text)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+        self._line(f"warning: {text}", style="yellow")
 
     def result(self, folder: Path, rows: list[dict[str, Any]]) -> None:
         first = rows[0]

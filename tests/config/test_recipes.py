@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from owpo import config
+from owpo.bases.chain_addition import BaseRecipe
 from owpo.errors import InputError
+from owpo.recipe_page import recipe_page
 from owpo.recipes import build_config, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -225,3 +227,12 @@ def test_every_field_is_read_somewhere():
 def test_a_value_where_a_section_belongs():
     with pytest.raises(InputError, match=r"evaluation = 3 must be a section with keys every, samples,"):
         build_config(changed() | {"evaluation": 3}, "recipe.toml")
+
+
+def test_the_recipe_page_is_up_to_date_and_leaves_no_key_unexplained():
+    page = (RECIPES.parent / "docs" / "recipe.md").read_text(encoding="utf-8")
+    assert page == recipe_page(), "run make docs"
+    unexplained = [line for line in page.splitlines() if line.endswith("|  |")]
+    assert unexplained == [
+        line for line in unexplained if line.split("`")[1] in BaseRecipe.__dataclass_fields__
+    ]
