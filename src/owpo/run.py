@@ -75,6 +75,7 @@ def train(
             f"run.folder {str(path)!r} exists; go on with it by `owpo resume {path}`, choose another by "
             "--run.folder, or remove it to start afresh"
         )
+    _check_place(path)
     config = _resolve_threads(config)
     stop = StopSignal()
     with stop.listen():
@@ -101,6 +102,18 @@ def resume(folder: str | Path, *, display: Display | None = None) -> Run:
     stop = StopSignal()
     with stop.listen():
         return _go_on(path, config, load_problem_sets(config.problems), display, stop)
+
+
+def _check_place(path: Path) -> None:
+    """A folder can be made at `path`: said now, and not after a base model has been trained."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+        path.rmdir()
+    except OSError as error:
+        raise InputError(
+            f"run.folder {str(path)!r} cannot be made: {error.strerror}; choose another"
+        ) from error
 
 
 def same_recipe(config: RunConfig, folder: Path) -> None:
@@ -143,7 +156,6 @@ def _create(path: Path, config: RunConfig, problems: ProblemSets, display: Displ
     with input_errors("model"):
         policy = _load(config, config.model.path, config.model.revision)
     check_lengths(policy, problems, config.rollout.max_new_tokens)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         folder = RunFolder.create(temporary, config, problems.digests())
