@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from owpo.errors import Interrupted
 
@@ -16,6 +17,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._previous: dict[int, Any] = {}
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -26,18 +28,19 @@ class StopSignal:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._previous = previous
+        self._previous = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            self._put_back()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        for each, handler in self._previous.items():
-            signal.signal(each, handler)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def check(self, *_: object) -> None:
         """

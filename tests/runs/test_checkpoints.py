@@ -61,6 +61,16 @@ def test_a_flipped_byte_is_noticed_and_the_one_before_is_used(store, caplog, fil
     assert "using the one before it" in caplog.text
 
 
+def test_a_damaged_one_does_not_push_out_the_last_good_one(store):
+    for step in (1, 2):
+        store.save(checkpoint(step), keep=2)
+    flip_a_byte(store.folder / "000002" / "model.safetensors")
+    assert store.load_newest().progress.total_steps == 1
+    store.save(checkpoint(3), keep=2)
+    flip_a_byte(store.folder / store.listed()[-1]["name"] / "model.safetensors")
+    assert CheckpointStore(store.folder).load_newest().progress.total_steps == 1
+
+
 def test_nothing_intact_is_an_error_and_not_a_fresh_start(store):
     store.save(checkpoint(1), keep=2)
     (store.folder / "000001" / "model.safetensors").unlink()

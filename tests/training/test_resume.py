@@ -197,6 +197,15 @@ def test_a_reference_with_other_weights_is_refused(recipe_data, tmp_path, monkey
         resume(folder)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "version.json"])
+def test_a_truncated_reference_is_refused_in_a_sentence(recipe_data, tmp_path, monkeypatch, name):
+    folder = interrupted_run(recipe_data, tmp_path, monkeypatch, EVERY_K, total_steps=4)
+    file = folder / "versions" / "stage1-end" / name
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"versions/stage1-end.*damaged.*restore that folder"):
+        resume(folder)
+
+
 def test_a_reference_exchanged_together_with_its_hash_is_refused(recipe_data, tmp_path, monkeypatch):
     folder = interrupted_run(recipe_data, tmp_path, monkeypatch, EVERY_K, total_steps=4)
     reference, base = folder / "versions" / "stage1-end", folder / "versions" / "base"

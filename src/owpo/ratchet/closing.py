@@ -13,8 +13,8 @@ from owpo.training.session import Session
 
 def close_run(session: Session) -> None:
     """Measure every model once, on the same problems with the same seed, and write result.json."""
-    logs, best = session.folder.logs, session.progress.stage_best
-    stages = {number: _describe_stage(int(number), logs["metrics"].records()) for number in best}
+    best, metrics = session.progress.stage_best, session.folder.logs["metrics"].records()
+    stages = {number: _describe_stage(int(number), metrics) for number in best}
     accuracy_N: dict[str, Tensor] = {}  # of each version, by problem
     rows = []
     for id in _versions(stages, best):

@@ -5,7 +5,7 @@
 
 A checkpoint is written under a temporary name, flushed, renamed, and then listed: one that the manifest does not
 list does not exist. Names only count up, so none that counts is ever written over. A damaged one is passed over
-for the one before it.
+for the one before it, and struck off the list, lest it take a good one's place among those that are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from owpo.errors import InputError
+from owpo.errors import InputError, input_errors
 from owpo.runs.files import atomic_folder, file_hash, fsync, read_json, write_json
 from owpo.runs.progress import Progress
 
@@ -91,9 +91,12 @@ class CheckpointStore:
             InputError: checkpoints are listed, but none of them is intact.
         """
         entries = self.listed()
-        for entry in reversed(entries):
+        for index in reversed(range(len(entries))):
+            entry = entries[index]
             damage = self._damage(entry)
             if damage is None:
+                if index + 1 < len(entries):
+                    write_json(self.manifest, {"checkpoints": entries[: index + 1]})
                 return self._read(self.folder / entry["name"])
             _log.warning("checkpoint %s is damaged (%s); using the one before it", entry["name"], damage)
         if entries:
@@ -120,9 +123,14 @@ class CheckpointStore:
         return Checkpoint(
             weights=load_file(folder / "model.safetensors"),
             optimizer=load_file(folder / "optimizer.safetensors"),
-            progress=Progress.from_json(state["progress"]),
+            progress=_progress(state["progress"], folder),
             log_sizes=state["log_sizes"],
         )
+
+
+def _progress(data: dict[str, Any], folder: Path) -> Progress:
+    with input_errors(str(folder)):
+        return Progress.from_json(data)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ A reference is one of them. It is checked against its hash whenever it is loaded
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,7 +79,8 @@ class VersionStore:
             raise InputError(
                 f"the run needs the weights {str(self.folder / id)!r}, and they are gone; restore that folder"
             )
-        return Version(**read_json(file))
+        with self._damage_is_told(id):
+            return Version(**read_json(file))
 
     def load(self, id: str, *, device: str, dtype: str, trust_remote_code: bool) -> Policy:
         """A version as a policy of its own.
@@ -86,9 +89,10 @@ class VersionStore:
             InputError: it is not there, or its weights have changed since they were written.
         """
         self.describe(id)
-        policy = load_policy(
-            str(self.folder / id), device=device, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        with self._damage_is_told(id):
+            policy = load_policy(
+                str(self.folder / id), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            )
         self._check(id, policy)
         return policy
 
@@ -99,7 +103,8 @@ class VersionStore:
             InputError: it is not there, or its weights have changed since they were written.
         """
         self.describe(id)
-        load_weights(policy, self.folder / id)
+        with self._damage_is_told(id):
+            load_weights(policy, self.folder / id)
         self._check(id, policy)
 
     def _check(self, id: str, policy: Policy) -> None:
@@ -108,6 +113,16 @@ class VersionStore:
                 f"the weights in {str(self.folder / id)!r} are not those that were written (their hash differs); "
                 "restore that folder from a backup"
             )
+
+    @contextmanager
+    def _damage_is_told(self, id: str) -> Iterator[None]:
+        """We wrote these files, so one that cannot be read is not the user's mistake but damage."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{str(self.folder / id)!r} is damaged ({error}); restore that folder from a backup"
+            ) from error
 
     def keep_only(self, ids: set[str]) -> None:
         """Remove every version that nothing points to any more."""
