@@ -38,6 +38,17 @@ def write_problems(path: Path, lines: list[dict]) -> Path:
     return path
 
 
+def as_toml(data: dict) -> str:
+    """A recipe file of plain data."""
+
+    def value(item) -> str:
+        if isinstance(item, dict):
+            return "{ " + ", ".join(f"{key} = {value(each)}" for key, each in item.items()) + " }"
+        return json.dumps(item)
+
+    return "".join(f"{key} = {value(item)}\n" for key, item in data.items())
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")

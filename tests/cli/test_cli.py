@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import as_toml
 
 from owpo.cli import main
 from owpo.core.registry import entries
@@ -14,17 +15,8 @@ from owpo.core.registry import entries
 
 @pytest.fixture
 def recipe(tmp_path, recipe_data):
-    return write_recipe(tmp_path, recipe_data)
-
-
-def write_recipe(tmp_path, data):
-    def value(item):
-        if isinstance(item, dict):
-            return "{ " + ", ".join(f"{key} = {value(each)}" for key, each in item.items()) + " }"
-        return json.dumps(item)
-
     path = tmp_path / "recipe.toml"
-    path.write_text("".join(f"{key} = {value(item)}\n" for key, item in data.items()), encoding="utf-8")
+    path.write_text(as_toml(recipe_data), encoding="utf-8")
     return path
 
 

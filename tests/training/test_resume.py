@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import as_toml
 from safetensors.torch import load_file
 
 from owpo.errors import InputError, Interrupted
@@ -120,15 +121,6 @@ def test_sigkill_at_random_moments_changes_nothing(recipe_data, tmp_path):
 
 def number_of_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def as_toml(data: dict) -> str:
-    def value(item) -> str:
-        if isinstance(item, dict):
-            return "{ " + ", ".join(f"{key} = {value(each)}" for key, each in item.items()) + " }"
-        return json.dumps(item)
-
-    return "".join(f"{key} = {value(item)}\n" for key, item in data.items())
 
 
 def test_sigterm_saves_and_says_how_to_go_on(recipe_data, tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import write_tiny_model
 
 from owpo.core.reduce import MODES, StepCounts
 from owpo.core.registry import entries, objective
@@ -23,8 +24,6 @@ TEMPERATURE = 0.9
 
 @pytest.fixture(scope="module", params=["float64", "float32"])
 def policies(request, tmp_path_factory):
-    from conftest import write_tiny_model
-
     folder = tmp_path_factory.mktemp("policies")
     learner = load_policy(str(write_tiny_model(folder / "learner", seed=0)), dtype=request.param)
     reference = load_policy(str(write_tiny_model(folder / "reference", seed=1)), dtype=request.param)

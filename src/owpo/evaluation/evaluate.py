@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from owpo.evaluation.answers import Verifier, answer_problems
 from owpo.evaluation.intervals import Accuracy, accuracy_interval, pass_at
 from owpo.policy.model import Policy
-from owpo.policy.sampler import sample
 from owpo.problems.problem import Problem
 from owpo.problems.verify import Verdict
 
@@ -43,7 +41,7 @@ class Evaluation:
 def evaluate_policy(
     policy: Policy,
     problems: list[Problem],
-    verify: Callable[[str, str], Verdict],
+    verify: Verifier,
     *,
     samples: int,
     max_new_tokens: int,
@@ -54,9 +52,10 @@ def evaluate_policy(
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Sample k = `samples` responses to each of N problems and verify them."""
-    responses = sample(
+    groups = answer_problems(
         policy,
-        [policy.encode(problem.prompt) for problem in problems],
+        problems,
+        verify,
         group_size=samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -65,14 +64,10 @@ def evaluate_policy(
         batch_size=batch_size,
         on_batch=on_batch,
     )
-    answers = [problem.answer for problem in problems for _ in range(samples)]
-    texts = policy.decode_all(responses)
-    verdicts = [verify(text, answer) for text, answer in zip(texts, answers, strict=True)]
-    correct_NK = torch.tensor([v is Verdict.correct for v in verdicts]).view(len(problems), samples)
     return Evaluation(
-        accuracy=accuracy_interval(correct_NK),
-        correct_NK=correct_NK,
-        unparseable_share=Counter(verdicts)[Verdict.unparseable] / len(verdicts),
-        truncated_share=responses.truncated.double().mean().item(),
-        response_length=responses.lengths.double().mean().item(),
+        accuracy=accuracy_interval(groups.correct_PG),
+        correct_NK=groups.correct_PG,
+        unparseable_share=groups.verdicts.count(Verdict.unparseable) / len(groups.verdicts),
+        truncated_share=groups.responses.truncated.double().mean().item(),
+        response_length=groups.responses.lengths.double().mean().item(),
     )

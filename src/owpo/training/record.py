@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from owpo.training.rollout import Groups
+from owpo.evaluation.answers import Groups
 from owpo.training.update import TrainingRows, UpdateResult
 
 

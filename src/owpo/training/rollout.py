@@ -15,14 +15,11 @@ from torch import Tensor
 
 from owpo.config import RolloutConfig
 from owpo.core.advantage import overlong_penalty, zero_variance
+from owpo.evaluation.answers import Groups, Verifier, answer_problems, concatenate
 from owpo.policy.model import Policy
-from owpo.policy.responses import Responses
-from owpo.policy.sampler import sample
 from owpo.problems.problem import Problem
 from owpo.problems.verify import Verdict
 from owpo.seeds import derive_seed
-
-Verifier = Callable[[str, str], Verdict]
 
 
 class ProblemOrder:
@@ -45,71 +42,6 @@ class ProblemOrder:
             random.Random(derive_seed(self.seed, "order", epoch)).shuffle(self._order)
             self._epoch = epoch
         return self.problems[self._order[index]]
-
-
-@dataclass(frozen=True)
-class Groups:
-    """P problems with G verified responses each."""
-
-    problems: list[Problem]
-    responses: Responses
-    texts: list[str]
-    verdicts: list[Verdict]
-
-    @property
-    def group_size(self) -> int:
-        return len(self.verdicts) // max(len(self.problems), 1)
-
-    @property
-    def correct_PG(self) -> Tensor:
-        correct = torch.tensor([verdict is Verdict.correct for verdict in self.verdicts])
-        return correct.view(len(self.problems), -1)
-
-    def select(self, keep: list[int]) -> Groups:
-        """These groups, in this order."""
-        size = self.group_size
-        rows = [p * size + g for p in keep for g in range(size)]
-        return Groups(
-            [self.problems[p] for p in keep],
-            self.responses.rows(torch.tensor(rows, device=self.responses.tokens.device)),
-            [self.texts[i] for i in rows],
-            [self.verdicts[i] for i in rows],
-        )
-
-
-def concatenate(parts: list[Groups], pad_id: int) -> Groups:
-    return Groups(
-        [problem for part in parts for problem in part.problems],
-        Responses.concatenate([part.responses for part in parts], pad_id),
-        [text for part in parts for text in part.texts],
-        [verdict for part in parts for verdict in part.verdicts],
-    )
-
-
-def sample_groups(
-    policy: Policy,
-    problems: list[Problem],
-    verify: Verifier,
-    settings: RolloutConfig,
-    seed: int,
-    on_batch: Callable[[int], None] | None = None,
-) -> Groups:
-    """G responses to each problem, each with its verdict."""
-    responses = sample(
-        policy,
-        [policy.encode(problem.prompt) for problem in problems],
-        group_size=settings.group_size,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=1.0,
-        seed=seed,
-        batch_size=settings.batch_size,
-        on_batch=on_batch,
-    )
-    texts = policy.decode_all(responses)
-    answers = [problem.answer for problem in problems for _ in range(settings.group_size)]
-    verdicts = [verify(text, answer) for text, answer in zip(texts, answers, strict=True)]
-    return Groups(problems, responses, texts, verdicts)
 
 
 @dataclass(frozen=True)
@@ -144,8 +76,17 @@ def collect_rollout(
     for round_ in range(settings.max_rounds if dynamic_sampling else 1):
         problems = order.take(cursor + drawn, settings.prompts)
         drawn += settings.prompts
-        groups = sample_groups(
-            policy, problems, verify, settings, derive_seed(seed, "round", round_), on_batch
+        groups = answer_problems(
+            policy,
+            problems,
+            verify,
+            group_size=settings.group_size,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=1.0,  # from the full distribution, whose log-probs the updates compare
+            seed=derive_seed(seed, "round", round_),
+            batch_size=settings.batch_size,
+            on_batch=on_batch,
         )
         everything.append(groups)
         chosen = list(range(settings.prompts))

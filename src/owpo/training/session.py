@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from owpo.config import RunConfig, TrainingConfig
+from owpo.evaluation.answers import Verifier
 from owpo.evaluation.evaluate import Evaluation, evaluate_policy
 from owpo.policy.model import Policy
 from owpo.policy.weights import load_state, unique_state
@@ -19,7 +20,7 @@ from owpo.runs.progress import Progress
 from owpo.seeds import derive_seed
 from owpo.stop import StopSignal
 from owpo.training.display import Display
-from owpo.training.rollout import ProblemOrder, Verifier
+from owpo.training.rollout import ProblemOrder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -23,11 +23,12 @@ from owpo.core.advantage import estimate_advantage
 from owpo.core.deviation import active_count, deviation, top_active
 from owpo.core.registry import Objective
 from owpo.errors import RunFailed
+from owpo.evaluation.answers import Groups
 from owpo.policy.model import Policy
 from owpo.runs.versions import Version
 from owpo.seeds import derive_seed
 from owpo.training.record import PhaseClock, merge_updates, some_rollouts
-from owpo.training.rollout import Groups, Rollout, collect_rollout, shaped_reward
+from owpo.training.rollout import Rollout, collect_rollout, shaped_reward
 from owpo.training.session import Session
 from owpo.training.update import (
     TrainingRows,
