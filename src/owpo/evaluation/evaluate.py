@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from owpo.evaluation.answers import Verifier, answer_problems
+from owpo.evaluation.answers import Groups
 from owpo.evaluation.intervals import Accuracy, accuracy_interval, pass_at
-from owpo.policy.model import Policy
-from owpo.problems.problem import Problem
 from owpo.problems.verify import Verdict
 
 
@@ -38,36 +35,13 @@ class Evaluation:
         }
 
 
-def evaluate_policy(
-    policy: Policy,
-    problems: list[Problem],
-    verify: Verifier,
-    *,
-    samples: int,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    batch_size: int,
-    on_batch: Callable[[int], None] | None = None,
-) -> Evaluation:
-    """Sample k = `samples` responses to each of N problems and verify them."""
-    groups = answer_problems(
-        policy,
-        problems,
-        verify,
-        group_size=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        batch_size=batch_size,
-        on_batch=on_batch,
-    )
+def evaluation_of(groups: Groups) -> Evaluation:
+    """What k = G verified answers to each of N = P problems say of the policy that gave them."""
+    responses = groups.responses
     return Evaluation(
         accuracy=accuracy_interval(groups.correct_PG),
         correct_NK=groups.correct_PG,
         unparseable_share=groups.verdicts.count(Verdict.unparseable) / len(groups.verdicts),
-        truncated_share=groups.responses.truncated.double().mean().item(),
-        response_length=groups.responses.lengths.double().mean().item(),
+        truncated_share=responses.truncated.double().mean().item(),
+        response_length=responses.lengths.double().mean().item(),
     )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from owpo.config import RunConfig, TrainingConfig
-from owpo.evaluation.answers import Verifier
-from owpo.evaluation.evaluate import Evaluation, evaluate_policy
+from owpo.evaluation.answers import Verifier, answer_problems
+from owpo.evaluation.evaluate import Evaluation, evaluation_of
 from owpo.policy.model import Policy
 from owpo.policy.weights import load_state, unique_state
 from owpo.problems.problem import Problem
@@ -92,11 +92,11 @@ class Session:
         """avg@k of the policy as it stands. The seed is the same every time, so that differences are paired."""
         settings = self.config.evaluation
         with self.display.phase(f"evaluating on {set_name}", len(problems) * samples) as advance:
-            return evaluate_policy(
+            groups = answer_problems(
                 self.policy,
                 problems,
                 self.verify,
-                samples=samples,
+                group_size=samples,
                 max_new_tokens=self.config.rollout.max_new_tokens,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
@@ -104,6 +104,7 @@ class Session:
                 batch_size=self.config.rollout.batch_size,
                 on_batch=self.watching(advance),
             )
+            return evaluation_of(groups)
 
     def track(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
         """Send a step's numbers to TensorBoard, where the run asked for it."""
