@@ -29,6 +29,30 @@ class ObjectiveConfig(BaseModel):
         return objective(self.name, **(self.model_extra or {}))
 
 
+class GateConfig(Section):
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Of the test: how often a candidate that is no better may pass."""
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The test asks for a gain above this, in accuracy on the selection set."""
+    max_tail_growth: Annotated[float, Field(ge=1)] | None = 1.5
+    """Largest ratio of candidate to reference in the 95th percentile of response lengths; None: not looked at."""
+    max_truncated_rise: Annotated[float, Field(ge=0, le=1)] | None = 0.05
+    """Largest rise of the share of truncated responses over the reference's; None: not looked at."""
+    max_kl: Annotated[float, Field(gt=0)] | None = 0.5
+    """Largest KL(candidate || reference), in nats a token of the candidate's responses; None: not looked at."""
+    on_refusal: Literal["train_on", "roll_back", "restart_optimizer"] = "train_on"
+    """What a refused learner does: go on; go back to its newest version that passed; or go on with a new optimiser."""
+    on_move: Literal["go_on", "restart_optimizer"] = "go_on"
+    """What the learner does after a move: go on, or go on with a new optimiser (ProRL)."""
+
+
+class MovingProtocol(Section):
+    gate: GateConfig | None = None
+    """Bounds that a candidate must keep to become the reference; None: every candidate does."""
+    keep_references: Annotated[int, Field(ge=2)] = 8
+    """How many references to keep, the newest ones; the first one and what the plan still needs stay beside them."""
+
+
 class FixedProtocol(Section):
     protocol: Literal["fixed"]
     steps: Annotated[int, Field(ge=1)]
@@ -37,7 +61,7 @@ class FixedProtocol(Section):
     """The reference: 'base' for the policy's own start, a folder, or a hub id. None where the objective reads none."""
 
 
-class EveryKProtocol(Section):
+class EveryKProtocol(MovingProtocol):
     protocol: Literal["every_k"]
     steps: Annotated[int, Field(ge=1)]
     """Rollout steps in all."""
@@ -45,7 +69,7 @@ class EveryKProtocol(Section):
     """Steps after which the reference becomes the policy (Algorithm 1)."""
 
 
-class BestOfStageProtocol(Section):
+class BestOfStageProtocol(MovingProtocol):
     protocol: Literal["best_of_stage"]
     stages: Annotated[int, Field(ge=1)]
     """How often the reference is chosen anew, the start included."""
@@ -55,7 +79,7 @@ class BestOfStageProtocol(Section):
     """Where the learner goes on: its last weights and optimiser, or the stage's best weights with a new optimiser."""
 
 
-class LeapfrogProtocol(Section):
+class LeapfrogProtocol(MovingProtocol):
     protocol: Literal["leapfrog"]
     stages: Annotated[int, Field(ge=2)]
     """Stages in all: 1 is lineage A's, 2 is B's, and so on in turn."""

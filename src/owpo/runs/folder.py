@@ -4,7 +4,8 @@
     environment.jsonl  versions, machine and code, a line for every start
     metrics.jsonl      a line a rollout step         timing.jsonl     its seconds, by phase
     rollouts.jsonl     some responses of each step   evaluations.jsonl  a line an evaluation
-    lineage.jsonl      a line for every reference    bad_updates/     what a skipped update had in hand
+    lineage.jsonl      a line for every candidate    moves.jsonl      the weights' first step against a new reference
+    alarms.jsonl       signs of a collapse           bad_updates/     what a skipped update had in hand
     versions/          weights with a name           checkpoints/     what a restart needs
     result.json        the closing table             report/          every sample behind it, a folder a version
 
@@ -25,7 +26,7 @@ from owpo.recipes import build_config
 from owpo.runs.checkpoints import CheckpointStore
 from owpo.runs.versions import VersionStore
 
-LOGS = ("metrics", "timing", "rollouts", "evaluations", "lineage")
+LOGS = ("metrics", "timing", "rollouts", "evaluations", "lineage", "moves", "alarms")
 
 
 class RunFolder:
