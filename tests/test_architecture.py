@@ -39,7 +39,7 @@ MAY_IMPORT = {
         "stop",
         "verify",
     },
-    "ratchet": {"config", "disk", "errors", "evaluation", "policy", "problems", "runs", "training"},
+    "ratchet": {"config", "disk", "errors", "evaluation", "policy", "problems", "runs", "seeds", "training"},
     "run": set(),  # everything below it
     "scores": set(),
     "terminal": {"evaluation", "training"},

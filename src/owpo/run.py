@@ -21,7 +21,9 @@ from owpo.errors import InputError, input_errors
 from owpo.policy.load import check_same_vocabulary, load_policy
 from owpo.policy.model import Policy
 from owpo.problem_sets import ProblemSets, load_problem_sets
+from owpo.ratchet.candidate import gate_of
 from owpo.ratchet.evolve import evolve
+from owpo.ratchet.gate import check_selection
 from owpo.ratchet.plan import plan_stages
 from owpo.recipes import load_recipe
 from owpo.runs.environment import describe_environment
@@ -81,7 +83,7 @@ def train(
     config = _with_threads(config, config.run.threads or torch.get_num_threads())
     stop = StopSignal()
     with stop.listen(), _verifier(config) as verifier:
-        problems = load_problem_sets(config.problems, verifier, config.verifier.kind)
+        problems = _problems(config, verifier)
         _create(path, config, problems, display, stop)
         return _go_on(path, config, problems, verifier, display, stop)
 
@@ -104,7 +106,7 @@ def resume(folder: str | Path, *, display: Display | None = None) -> Run:
         return Run(path, done["rows"])
     stop = StopSignal()
     with stop.listen(), _verifier(config) as verifier:
-        problems = load_problem_sets(config.problems, verifier, config.verifier.kind)
+        problems = _problems(config, verifier)
         return _go_on(path, config, problems, verifier, display, stop)
 
 
@@ -115,6 +117,16 @@ def _verifier(config: RunConfig) -> Iterator[Verifier]:
         verifier = open_verifier(config.verifier.spec(), **config.verifier.limits())
     with closing(verifier):
         yield verifier
+
+
+def _problems(config: RunConfig, verifier: Verifier) -> ProblemSets:
+    """The run's problem sets, with enough to choose by for a gate."""
+    problems = load_problem_sets(config.problems, verifier, config.verifier.kind)
+    gate = gate_of(config)
+    if gate is not None:
+        with input_errors():
+            check_selection(len(problems.selection), gate)
+    return problems
 
 
 def _check_place(path: Path) -> None:

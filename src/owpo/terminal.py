@@ -11,6 +11,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -102,6 +103,18 @@ class Terminal(Display):
             style="cyan",
         )
 
+    def candidate(self, record: dict[str, Any]) -> None:
+        drift, reasons = record["drift"], "; ".join(record["reasons"])
+        kl, kl_first = drift["reference"]["kl"], drift["first"]["kl"]
+        distance = f"KL {kl:.3f} to {record['held_against']}, {kl_first:.3f} to the first reference"
+        if record["accepted"]:
+            self._line(f"{record['candidate']} is the reference now: {reasons}; {distance}", style="green")
+        else:
+            self._line(
+                f"{record['candidate']} is refused: {reasons}; {distance}. {record['in_force']} stays the reference",
+                style="yellow",
+            )
+
     def note(self, text: str) -> None:
         self._line(text)
 
@@ -140,11 +153,47 @@ class Terminal(Display):
         self.console.print(table)
         self._line("\ngain: points over the model learned against, paired on the same problems")
         self._line("accel, lock: share of tokens whose step the reference made larger, smaller")
+        if result["in_force"] is not None:
+            self._line(_in_force(result["in_force"], result["lineage"]))
         if result["selection"] is not None:
             self._line(_selection_note(result["selection"], first["num_problems"]), style="yellow")
         self._line(
             f"run folder {folder}; every model above is a Hugging Face folder in {folder / 'versions'}"
         )
+
+
+def _in_force(version: str, lineage: list[dict[str, Any]]) -> str:
+    refused = [record["candidate"] for record in lineage if not record["accepted"]]
+    told = f"; refused: {', '.join(refused)} (owpo ratchet says why)" if refused else ""
+    return f"reference in place at the end: {version}{told}"
+
+
+def lineage_table(records: list[dict[str, Any]]) -> Table:
+    """The lines of lineage.jsonl: every reference and candidate, and what was decided."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading in ("candidate", "parent", "held against"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("acc %", "interval", "gain", "KL", "|delta|", "KL first"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("decision", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for record in records:
+        drift, gate = record.get("drift"), record.get("gate")
+        scored = "accuracy" in record
+        table.add_row(
+            escape(record["candidate"]),
+            escape(record["parent"] or ""),
+            escape(record.get("held_against", "")),
+            f"{100 * record['accuracy']:.1f}" if scored else "-",
+            f"{100 * record['low']:.1f} - {100 * record['high']:.1f}" if scored else "-",
+            f"{100 * gate['gain']:+.1f}" if gate else "-",
+            _cell(drift["reference"]["kl"] if drift else None, "{:.3f}"),
+            _cell(drift["reference"]["abs_delta"] if drift else None, "{:.3f}"),
+            _cell(drift["first"]["kl"] if drift else None, "{:.3f}"),
+            "accepted" if record["accepted"] else "refused",
+            escape("; ".join(record["reasons"])),
+        )
+    return table
 
 
 def _selection_note(selection: dict[str, Any], num_problems: int) -> str:

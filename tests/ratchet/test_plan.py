@@ -36,9 +36,11 @@ def test_every_k_makes_the_policy_its_own_reference_and_ends_on_time():
     ]
 
 
-def test_every_k_keeps_only_the_weights_that_become_a_reference():
-    stages = plan_stages(EveryKProtocol(protocol="every_k", steps=20, k=10), OWPO)
-    assert [stage.keep_last for stage in stages] == [True, False]
+def test_what_a_stage_proposes():
+    every_k = plan_stages(EveryKProtocol(protocol="every_k", steps=20, k=10), OWPO)
+    best = plan_stages(BestOfStageProtocol(protocol="best_of_stage", stages=2, steps=7), OWPO)
+    fixed = plan_stages(FixedProtocol(protocol="fixed", steps=5, reference="base"), OWPO)
+    assert [stage.candidate for stage in every_k + best + fixed] == ["last", "last", "best", "best", None]
 
 
 def test_best_of_stage_goes_on_or_goes_back():

@@ -61,7 +61,7 @@ def test_every_objective_trains_through_the_real_loop(recipe_data, entry, monkey
 def test_every_metric_is_explained_in_the_glossary(recipe_data):
     finished = run(recipe_data, rollout={"group_size": 32})
     page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
-    for log in ("metrics", "timing", "evaluations", "lineage"):
+    for log in ("metrics", "timing", "evaluations", "lineage", "moves"):
         names = {name for record in read(finished, log) for name in record}
         assert [name for name in sorted(names) if f"`{name}`" not in page] == [], log
 
@@ -92,19 +92,23 @@ def test_just_after_a_move_the_weight_is_one(recipe_data):
     """every_k: the reference becomes the policy, so delta is exactly 0 until the first update."""
     ratchet = {"protocol": "every_k", "steps": 9, "k": 3}
     finished = run(recipe_data, ratchet=ratchet, rollout={"group_size": 32}, training={"learning_rate": 2e-3})
-    moves = read(finished, "lineage")
-    assert [(m["reference"], m["parent"], m["made_at_step"]) for m in moves] == [
+    lineage, moves = read(finished, "lineage"), read(finished, "moves")
+    assert [(c["candidate"], c["parent"], c["step"]) for c in lineage] == [
         ("base", None, 0),
         ("stage1-end", "base", 3),
         ("stage2-end", "stage1-end", 3),
+        ("stage3-end", "stage2-end", 3),
     ]
-    assert len({m["hash"] for m in moves}) == 3
+    assert len({c["hash"] for c in lineage}) == 4
+    assert [(m["reference"], m["hash"]) for m in moves] == [(c["candidate"], c["hash"]) for c in lineage[:3]]
+    shares = {"neutral": 1.0, "accelerated": 0.0, "locked": 0.0, "saturated": 0.0}
     for move in moves:
-        assert move["distance"]["after"] == {"delta": 0.0, "abs_delta": 0.0, "kl": 0.0}
-    assert moves[0]["distance"]["before"] is None
+        assert move["after"] == {"delta": 0.0, "abs_delta": 0.0, "kl": 0.0, **shares}
+    assert moves[0]["before"] is None
     for move in moves[1:]:
-        assert move["distance"]["before"]["abs_delta"] > 0.01
-        assert move["distance"]["before"]["kl"] > 0
+        assert move["before"]["abs_delta"] > 0.01
+        assert move["before"]["kl"] > 0
+        assert move["before"]["neutral"] < 0.5
     by_step = {(r["stage"], r["step"]): r for r in finished.metrics()}
     for number in (1, 2, 3):
         first = by_step[number, 1]
@@ -115,15 +119,15 @@ def test_just_after_a_move_the_weight_is_one(recipe_data):
 def test_leapfrog_lineages_keep_their_own_weights(recipe_data):
     ratchet = {"protocol": "leapfrog", "stages": 4, "first_steps": 2, "steps": 2}
     finished = run(recipe_data, ratchet=ratchet, evaluation={"every": 2})
-    moves = read(finished, "lineage")
+    moves = read(finished, "moves")
     assert [(m["stage"], m["lineage"], m["learner_from"], m["reference"]) for m in moves] == [
         (2, "B", "base", "stage1-step2"),
         (3, "A", "stage1-step2", "stage2-step2"),
         (4, "B", "stage2-step2", "stage3-step2"),
     ]
     # In stage 3 lineage A stands exactly on the reference that B just learned against.
-    assert moves[1]["distance"]["before"]["abs_delta"] == 0
-    assert moves[1]["distance"]["after"]["abs_delta"] > 0
+    assert moves[1]["before"]["abs_delta"] == 0
+    assert moves[1]["after"]["abs_delta"] > 0
 
 
 def test_the_best_of_a_stage_becomes_the_reference(recipe_data, monkeypatch):
@@ -142,7 +146,8 @@ def test_the_best_of_a_stage_becomes_the_reference(recipe_data, monkeypatch):
         ratchet={"protocol": "best_of_stage", "stages": 2, "steps": 3},
         evaluation={"every": 1},
     )
-    assert [m["reference"] for m in read(finished, "lineage")] == ["base", "stage1-step2"]
+    assert [m["reference"] for m in read(finished, "moves")] == ["base", "stage1-step2"]
+    assert [c["candidate"] for c in read(finished, "lineage")] == ["base", "stage1-step2", "stage2-step1"]
     assert [e["best"] for e in read(finished, "evaluations")] == [True, True, False, True, False, False]
     assert [row["version"] for row in finished.rows] == ["base", "stage1-step2", "stage2-step1"]
     assert sorted(p.name for p in (finished.folder / "versions").iterdir()) == [
@@ -191,7 +196,7 @@ def test_a_batch_in_which_nothing_can_be_learned_is_no_update(recipe_data):
         (0, 0, 0, 1),
         (0, 0, 0, 2),
     ]
-    assert read(finished, "lineage")[0]["distance"] is None
+    assert read(finished, "moves")[0]["after"] is None
 
 
 def test_overlong_responses_cost_reward(recipe_data):
@@ -219,8 +224,8 @@ def test_bfloat16_computes_but_keeps_float32_weights(recipe_data):
     finished = run(recipe_data, run={"dtype": "bfloat16"})
     last = load_policy(str(finished.version_folder(finished.rows[-1]["version"])))
     assert {p.dtype for p in last.model.parameters()} == {torch.float32}
-    move = read(finished, "lineage")[0]["distance"]["after"]
-    assert move == {
+    after = read(finished, "moves")[0]["after"]
+    assert {name: after[name] for name in ("delta", "abs_delta", "kl")} == {
         "delta": 0.0,
         "abs_delta": 0.0,
         "kl": 0.0,

@@ -28,10 +28,9 @@ BEST_OF_STAGE = {"protocol": "best_of_stage", "stages": 3, "steps": 3}
 
 def everything_that_counts(folder: Path) -> dict:
     """All that must not depend on interruptions: logs, versions, result, final weights and optimiser."""
-    found = {
-        name: (folder / name).read_text(encoding="utf-8")
-        for name in ("metrics.jsonl", "rollouts.jsonl", "evaluations.jsonl", "lineage.jsonl", "result.json")
-    }
+    logs = ("metrics", "rollouts", "evaluations", "lineage", "moves")
+    names = [*(f"{name}.jsonl" for name in logs), "result.json"]
+    found: dict = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     for file in sorted((folder / "versions").rglob("*")):
         if file.is_file():
             found[str(file.relative_to(folder))] = file.read_bytes()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from owpo.cli import measuring, problems, training
+from owpo.cli import measuring, problems, ratchet, training
 from owpo.errors import InputError, Interrupted, RunFailed
 from owpo.verify.verdict import VerifierFailed
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for part in (training, measuring, problems):
+    for part in (training, ratchet, measuring, problems):
         part.add_commands(commands)
     return parser
 

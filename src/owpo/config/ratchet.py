@@ -52,6 +52,15 @@ class MovingProtocol(Section):
     keep_references: Annotated[int, Field(ge=2)] = 8
     """How many references to keep, the newest ones; the first one and what the plan still needs stay beside them."""
 
+    def _check_restarts(self) -> None:
+        """For protocols that begin every stage with a new optimiser."""
+        gate = self.gate
+        if gate is not None and "restart_optimizer" in (gate.on_refusal, gate.on_move):
+            raise ValueError(
+                "here every stage starts from a version with a new optimiser; leave out restart_optimizer of "
+                "ratchet.gate.on_refusal and on_move"
+            )
+
 
 class FixedProtocol(Section):
     protocol: Literal["fixed"]
@@ -78,6 +87,12 @@ class BestOfStageProtocol(MovingProtocol):
     continue_from: Literal["last", "best"] = "last"
     """Where the learner goes on: its last weights and optimiser, or the stage's best weights with a new optimiser."""
 
+    @model_validator(mode="after")
+    def _new_optimizer_once(self) -> BestOfStageProtocol:
+        if self.continue_from == "best":
+            self._check_restarts()
+        return self
+
 
 class LeapfrogProtocol(MovingProtocol):
     protocol: Literal["leapfrog"]
@@ -89,6 +104,11 @@ class LeapfrogProtocol(MovingProtocol):
     """Rollout steps of stage 1, which makes the first reference."""
     first_objective: ObjectiveConfig = ObjectiveConfig(name="dapo")
     """What stage 1 learns by; it may read no reference."""
+
+    @model_validator(mode="after")
+    def _new_optimizer_once(self) -> LeapfrogProtocol:
+        self._check_restarts()
+        return self
 
 
 Protocol = Annotated[

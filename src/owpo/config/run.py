@@ -162,6 +162,17 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _gated_is_no_protocol(cls, data: Any) -> Any:
+        ratchet = data.get("ratchet") if isinstance(data, dict) else None
+        if isinstance(ratchet, dict) and ratchet.get("protocol") == "gated":
+            raise ValueError(
+                "ratchet.protocol = 'gated' is a gate around another protocol; name that one (every_k, best_of_stage, "
+                "leapfrog) and add a table [ratchet.gate]"
+            )
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
     def _verifier_of_presets(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "verifier" in data or not isinstance(data.get("problems"), dict):
             return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Evaluation:
     verdicts         number of samples by verdict, all five
     truncated_share  of all N * k responses
     response_length  mean, in tokens
+    response_length_p95  their 95th percentile (nearest rank)
     """
 
     problems: list[str]
@@ -38,6 +40,7 @@ class Evaluation:
     verdicts: dict[str, int]
     truncated_share: float
     response_length: float
+    response_length_p95: int
 
     def to_json(self) -> dict[str, Any]:
         accuracy = self.accuracy
@@ -54,6 +57,7 @@ class Evaluation:
             "verdicts": self.verdicts,
             "truncated_share": self.truncated_share,
             "response_length": self.response_length,
+            "response_length_p95": self.response_length_p95,
         }
 
 
@@ -78,7 +82,13 @@ def evaluation_of(samples: Sequence[Sample], pass_at_js: Sequence[int] = ()) -> 
         verdicts={str(verdict): counts[verdict] for verdict in Verdict},
         truncated_share=sum(sample.truncated for sample in samples) / len(samples),
         response_length=sum(sample.tokens for sample in samples) / len(samples),
+        response_length_p95=nearest_rank([sample.tokens for sample in samples], 0.95),
     )
+
+
+def nearest_rank(values: Sequence[int], share: float) -> int:
+    """The smallest value that at least `share` of them do not exceed."""
+    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def _majority(rows: Sequence[Sequence[Sample]], correct_NK: Tensor) -> float | None:

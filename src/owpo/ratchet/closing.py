@@ -1,4 +1,4 @@
-"""The closing table: base, every reference and every stage's best on the report set.
+"""The closing table: base, every reference and every stage's best that is kept, on the report set.
 
 Every model is measured once, on the same problems with the same seed. Its samples are an evaluation folder in
 report/, so a run that is stopped here goes on here. Where a choice looked at the report problems the table says so,
@@ -25,20 +25,27 @@ from owpo.training.session import Session
 
 def close_run(session: Session) -> None:
     """Measure every model and write result.json."""
-    best, metrics = session.progress.stage_best, session.folder.logs["metrics"].records()
+    progress, metrics = session.progress, session.folder.logs["metrics"].records()
+    best = progress.stage_best
     stages = {number: _describe_stage(int(number), metrics) for number in best}
     accuracy_N: dict[str, Tensor] = {}  # of each version, by problem
     rows = []
-    for id in _versions(stages, best):
+    for id in _versions(stages, best, progress.versions()):
         evaluation = _measure(session, id)
         accuracy_N[id] = evaluation.correct_NK.double().mean(dim=1)
         number = next((number for number, version in best.items() if version == id), None)
         row = {"version": id, **evaluation.to_json(), **(stages[number] if number is not None else {})}
-        if row.get("reference") is not None:
+        if row.get("reference") in accuracy_N:
             gain, low, high = paired_difference(accuracy_N[id], accuracy_N[row["reference"]])
             row |= {"gain": gain, "gain_low": low, "gain_high": high}
         rows.append(row)
-    write_json(session.folder.result_file, {"rows": rows, "selection": _selection(session)})
+    result = {
+        "rows": rows,
+        "in_force": progress.references[-1] if progress.references else None,
+        "lineage": session.folder.logs["lineage"].records(),
+        "selection": _selection(session),
+    }
+    write_json(session.folder.result_file, result)
 
 
 def _measure(session: Session, id: str) -> Evaluation:
@@ -64,12 +71,12 @@ def _measure(session: Session, id: str) -> Evaluation:
     return evaluation
 
 
-def _versions(stages: dict[str, dict[str, Any]], best: dict[str, str]) -> list[str]:
+def _versions(stages: dict[str, dict[str, Any]], best: dict[str, str], kept: set[str]) -> list[str]:
     """Base first, then stage by stage the reference and the best; each once, so a reference before its pupil."""
     versions = ["base"]
     for number in sorted(stages, key=int):
         versions += [stages[number]["reference"], best[number]]
-    return [id for id in dict.fromkeys(versions) if id is not None]
+    return [id for id in dict.fromkeys(versions) if id in kept or id == "base"]
 
 
 def _describe_stage(number: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:

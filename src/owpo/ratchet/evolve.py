@@ -1,17 +1,19 @@
-"""A whole run: stage after stage, each against the reference that the plan names.
+"""A whole run: stage after stage, each against the reference that the stages before have earned.
 
-for each stage:  take the start weights -> take the reference -> train -> keep its best -> checkpoint
+for each stage:  take the start weights -> take the reference -> train -> propose a candidate -> checkpoint
 """
 
 from __future__ import annotations
 
+from owpo.config import FixedProtocol
 from owpo.errors import InputError, Interrupted, RunFailed
 from owpo.policy.load import check_same_vocabulary
+from owpo.ratchet.candidate import begin_lineage, gate_of, propose
 from owpo.ratchet.closing import close_run
 from owpo.ratchet.plan import Stage, Weights, plan_stages
-from owpo.runs.progress import Progress
+from owpo.training.reference import Reference
 from owpo.training.session import Session
-from owpo.training.stage import Reference, Task, train_stage
+from owpo.training.stage import Task, train_stage
 
 
 def evolve(session: Session) -> None:
@@ -24,7 +26,8 @@ def evolve(session: Session) -> None:
     plan = plan_stages(session.config.ratchet, session.config.objective)
     try:
         for stage in plan[session.progress.stage :]:
-            _train(session, stage, plan)
+            _train(session, stage)
+            _finish(session, stage)
             session.save_checkpoint()
     except Interrupted:
         session.save_checkpoint()
@@ -37,12 +40,12 @@ def evolve(session: Session) -> None:
     close_run(session)
 
 
-def _train(session: Session, stage: Stage, plan: list[Stage]) -> None:
-    progress = session.progress
-    if progress.step == 0:
-        _take_start(session, stage)
-    reference = _take_reference(session, stage, plan)
+def _train(session: Session, stage: Stage) -> None:
     session.display.stage(stage.number, str(stage))
+    if session.progress.step == 0:
+        if stage.number == 1:
+            begin_lineage(session, stage)
+        _take_start(session, stage)
     train_stage(
         session,
         Task(
@@ -50,72 +53,76 @@ def _train(session: Session, stage: Stage, plan: list[Stage]) -> None:
             lineage=stage.lineage,
             objective=stage.objective.build(),
             steps=stage.steps,
-            reference=reference,
+            reference=_take_reference(session, stage),
         ),
     )
-    _finish(session, stage)
 
 
 def _take_start(session: Session, stage: Stage) -> None:
-    """Begin with the weights that the plan names and a new optimiser, or go on with both."""
-    if stage.start is None:
-        return
-    version = version_of(stage.start, session.progress)
-    session.folder.versions.load_into(session.policy, version)
-    session.restart_optimizer()
-    session.progress.stage_start = version
+    """Begin with the weights that the plan names and a new optimiser, or go on with both.
+
+    Where the lineage's last candidate was refused, or has passed, the gate may say otherwise.
+    """
+    progress, gate = session.progress, gate_of(session.config)
+    start = _version_of(stage.start, session) if stage.start is not None else None
+    wants_new_optimizer = False
+    if gate is not None and stage.lineage in progress.refused:
+        if gate.on_refusal == "roll_back":
+            start = progress.passed.get(stage.lineage, "base")
+        wants_new_optimizer = gate.on_refusal == "restart_optimizer"
+    elif gate is not None and stage.lineage in progress.passed:
+        wants_new_optimizer = gate.on_move == "restart_optimizer"
+    if start is not None:
+        session.folder.versions.load_into(session.policy, start)
+        progress.stage_start = start
+        wants_new_optimizer = True
+    if wants_new_optimizer:
+        session.restart_optimizer()
 
 
-def _take_reference(session: Session, stage: Stage, plan: list[Stage]) -> Reference | None:
-    """Load the stage's reference; one that differs from what the checkpoint recorded is refused."""
+def _version_of(weights: Weights, session: Session) -> str:
+    """The version that plays a role of the plan."""
+    return session.progress.stage_best[str(weights.stage)] if weights.kind == "best" else "base"
+
+
+def _take_reference(session: Session, stage: Stage) -> Reference | None:
+    """Load the reference in force; one that differs from what the checkpoint recorded is refused."""
     progress, versions = session.progress, session.folder.versions
     if stage.reference is None:
         progress.reference = None
         return None
-    id = version_of(stage.reference, progress)
-    version = versions.describe(id)
-    recorded = progress.reference
-    if progress.step > 0 and recorded != {"version": id, "hash": version.hash}:
+    version = versions.describe(progress.references[-1])
+    now = {"version": version.id, "hash": version.hash}
+    if progress.step > 0 and progress.reference != now:
         raise InputError(
-            f"the checkpoint was made against the reference {recorded}, but {versions.folder / id} now holds "
-            f"hash {version.hash}; restore that folder"
+            f"the checkpoint was made against the reference {progress.reference}, but {versions.folder / version.id} "
+            f"now holds hash {version.hash}; restore that folder"
         )
-    policy = session.load_version(id)
+    policy = session.load_version(version.id)
     check_same_vocabulary(session.policy, policy)
-    progress.reference = {"version": id, "hash": version.hash}
-    before = plan[stage.number - 2].reference if stage.number > 1 else None
+    progress.reference = now
+    has_moved = len(progress.references) > 1 and version.stage == stage.number - 1
+    outgoing = progress.references[-2] if has_moved else None
     return Reference(
         policy=policy,
         version=version,
-        reason=stage.reason,
-        outgoing=(lambda: session.load_version(version_of(before, progress))) if before is not None else None,
+        outgoing=(lambda: session.load_version(outgoing)) if outgoing is not None else None,
     )
 
 
-def version_of(weights: Weights, progress: Progress) -> str:
-    """The version that plays a role of the plan."""
-    if weights.kind == "best":
-        return progress.stage_best[str(weights.stage)]
-    if weights.kind == "last":
-        return progress.stage_last[str(weights.stage)]
-    return {"base": "base", "given": "reference"}[weights.kind]
-
-
 def _finish(session: Session, stage: Stage) -> None:
-    """Note the stage's best (and last, where a later stage needs it) and step to the next stage."""
+    """Propose the stage's candidate as the reference, note its best, and step to the next stage.
+
+    Everything that may be interrupted comes before the first change of `progress`.
+    """
     progress = session.progress
     assert progress.best is not None, "the end of a stage is always evaluated"
+    if stage.candidate is not None:
+        propose(session, stage)
     progress.stage_best[str(stage.number)] = progress.best["version"]
-    if stage.keep_last:
-        version = session.folder.versions.add(
-            session.policy,
-            f"stage{stage.number}-end",
-            parent=progress.stage_start,
-            stage=stage.number,
-            step=stage.steps,
-            reason=f"end of stage {stage.number}",
-        )
-        progress.stage_last[str(stage.number)] = progress.stage_start = version.id
+    if not isinstance(session.config.ratchet, FixedProtocol):
+        kept = list(progress.stage_best)[-session.config.ratchet.keep_references :]
+        progress.stage_best = {number: progress.stage_best[number] for number in kept}
     progress.stage += 1
     progress.step = 0
     progress.evaluated_step = -1

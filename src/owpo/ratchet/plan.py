@@ -1,6 +1,7 @@
 """Who learns from whom: a run as a list of stages, made by a pure function before anything loads.
 
-A reference moves at a stage's beginning and never inside one. The four protocols (docs/method.md):
+A reference moves between two stages and never inside one. A stage proposes a candidate; where there is a gate
+(`ratchet.gate`), the plan says what becomes the reference if it passes. The four protocols (docs/method.md):
 
     fixed          one stage against a given reference
     every_k        one learner, a stage every k steps; the reference is the policy as the stage found it
@@ -10,7 +11,7 @@ A reference moves at a stage's beginning and never inside one. The four protocol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from owpo.config import (
@@ -48,7 +49,7 @@ class Stage:
     reference   what it learns against; None where its objective reads no reference
     reason      why the reference is what it is
     steps       rollout steps
-    keep_last   whether a later stage needs this one's last weights
+    candidate   which of its weights it proposes as the reference; None where the reference does not move
     """
 
     number: int
@@ -58,7 +59,7 @@ class Stage:
     reason: str
     objective: ObjectiveConfig
     steps: int
-    keep_last: bool = False
+    candidate: Literal["best", "last"] | None = None
 
     def __str__(self) -> str:
         start = f"from {self.start}" if self.start is not None else "going on"
@@ -87,10 +88,18 @@ def plan_stages(protocol: Protocol, objective: ObjectiveConfig) -> list[Stage]:
     if isinstance(protocol, FixedProtocol):
         return [_fixed(protocol, objective)]
     if isinstance(protocol, EveryKProtocol):
-        return _every_k(protocol, objective)
-    if isinstance(protocol, BestOfStageProtocol):
-        return _best_of_stage(protocol, objective)
-    return _leapfrog(protocol, objective)
+        stages = _every_k(protocol, objective)
+    elif isinstance(protocol, BestOfStageProtocol):
+        stages = _best_of_stage(protocol, objective)
+    else:
+        stages = _leapfrog(protocol, objective)
+    if protocol.gate is None:
+        return stages
+    return [_gated(stage) if stage.reference not in (None, BASE) else stage for stage in stages]
+
+
+def _gated(stage: Stage) -> Stage:
+    return replace(stage, reason=f"{stage.reason}, if it passes the gate")
 
 
 def _fixed(protocol: FixedProtocol, objective: ObjectiveConfig) -> Stage:
@@ -112,7 +121,7 @@ def _every_k(protocol: EveryKProtocol, objective: ObjectiveConfig) -> list[Stage
             start=BASE if number == 1 else None,
             reference=BASE if number == 1 else Weights("last", number - 1),
             reason="the start" if number == 1 else f"the policy, every {protocol.k} steps",
-            objective=objective, steps=steps, keep_last=number < len(lengths),
+            objective=objective, steps=steps, candidate="last",
         )
         for number, steps in enumerate(lengths, start=1)
     ]  # fmt: skip
@@ -129,7 +138,7 @@ def _best_of_stage(protocol: BestOfStageProtocol, objective: ObjectiveConfig) ->
             number=number, lineage="A", start=start(number),
             reference=BASE if number == 1 else Weights("best", number - 1),
             reason="the start" if number == 1 else "the best of the stage before",
-            objective=objective, steps=protocol.steps,
+            objective=objective, steps=protocol.steps, candidate="best",
         )
         for number in range(1, protocol.stages + 1)
     ]  # fmt: skip
@@ -138,7 +147,7 @@ def _best_of_stage(protocol: BestOfStageProtocol, objective: ObjectiveConfig) ->
 def _leapfrog(protocol: LeapfrogProtocol, objective: ObjectiveConfig) -> list[Stage]:
     first = Stage(
         number=1, lineage="A", start=BASE, reference=None, reason="none yet",
-        objective=protocol.first_objective, steps=protocol.first_steps,
+        objective=protocol.first_objective, steps=protocol.first_steps, candidate="best",
     )  # fmt: skip
     others = [
         Stage(
@@ -147,7 +156,7 @@ def _leapfrog(protocol: LeapfrogProtocol, objective: ObjectiveConfig) -> list[St
             start=BASE if number == 2 else Weights("best", number - 2),
             reference=Weights("best", number - 1),
             reason=f"lineage {'B' if number % 2 else 'A'}'s best",
-            objective=objective, steps=protocol.steps,
+            objective=objective, steps=protocol.steps, candidate="best",
         )
         for number in range(2, protocol.stages + 1)
     ]  # fmt: skip

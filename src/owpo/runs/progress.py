@@ -23,10 +23,12 @@ class Progress:
     short_batches    rollout batches that dynamic sampling could not fill
     first_unparseable_share  share of unparseable responses in the run's first step, None before it
     best             version and score of the stage's best evaluation so far
-    stage_best       version of each finished stage's best, by stage number
-    stage_last       version of each finished stage's last weights, by stage number (where a later stage needs it)
+    stage_best       version of each finished stage's best, by stage number, as far as they are kept
     stage_start      version that the current stage started from
-    reference        version and hash of the reference now in force, or None
+    reference        version and hash of what the current stage learns against, None where nothing is read
+    references       versions that are or were the reference, in order: the first one, and the newest that are kept
+    passed           newest version of each lineage that became the reference
+    refused          lineages whose newest candidate did not
     """
 
     stage: int = 0
@@ -40,13 +42,15 @@ class Progress:
     first_unparseable_share: float | None = None
     best: dict[str, Any] | None = None
     stage_best: dict[str, str] = field(default_factory=dict)
-    stage_last: dict[str, str] = field(default_factory=dict)
     stage_start: str = "base"
     reference: dict[str, str] | None = None
+    references: list[str] = field(default_factory=list)
+    passed: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
 
     def versions(self) -> set[str]:
         """Every version of weights that this state still points to."""
-        named = {self.stage_start, *self.stage_best.values(), *self.stage_last.values()}
+        named = {self.stage_start, *self.stage_best.values(), *self.references, *self.passed.values()}
         if self.best is not None:
             named.add(self.best["version"])
         if self.reference is not None:

@@ -30,6 +30,9 @@ class Display:
     def evaluation(self, stage: int, step: int, evaluation: Evaluation, is_best: bool) -> None:
         """The selection set was measured."""
 
+    def candidate(self, record: dict[str, Any]) -> None:
+        """A stage has proposed a reference: its line of lineage.jsonl."""
+
     def note(self, text: str) -> None:
         """What is about to happen, where it takes a while."""
 

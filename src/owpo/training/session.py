@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from owpo.config import RunConfig, TrainingConfig
-from owpo.evaluation.answers import Sampling, answer_problems
+from owpo.evaluation.answers import Groups, Sampling, answer_problems
 from owpo.evaluation.evaluate import Evaluation, evaluation_of
 from owpo.evaluation.folder import set_settings
 from owpo.evaluation.guard import check_failures
 from owpo.evaluation.samples import draw_samples, samples_of
 from owpo.policy.model import Policy
+from owpo.policy.responses import Responses
 from owpo.policy.weights import load_state, unique_state
 from owpo.problems.problem import Problem
 from owpo.runs.checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors
@@ -106,19 +107,37 @@ class Session:
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
         self.progress = checkpoint.progress
 
-    def evaluate_selection(self) -> Evaluation:
-        """avg@k of the policy as it stands, on the problems that choices are made by."""
+    def evaluate_selection(self, policy: Policy | None = None, seed: int | None = None) -> Evaluation:
+        """avg@k on the problems that choices are made by, of the learner as it stands unless another policy is given.
+
+        Every checkpoint answers with the same seed, so that differences are paired; another `seed` makes answers that
+        no choice has looked at.
+        """
         samples = self.config.evaluation.samples
-        with self.display.phase("evaluating on selection", len(self.selection) * samples) as advance:
-            groups = answer_problems(
-                self.policy,
-                self.selection,
-                self.verifier,
-                evaluation_sampling(self.config, "selection", samples),
-                on_batch=self.watching(advance),
-            )
+        sampling = evaluation_sampling(self.config, "selection", samples)
+        groups = self._answer_selection(
+            policy or self.policy, sampling if seed is None else replace(sampling, seed=seed)
+        )
         check_failures(list(groups.judged()), self.config.verifier.max_failed_share)
         return evaluation_of(samples_of(groups, self.selection, samples))
+
+    def respond(self, policy: Policy, seed: int) -> Responses:
+        """Responses of a policy to the selection problems, drawn as training draws them."""
+        sampling = replace(
+            evaluation_sampling(self.config, "selection", self.config.evaluation.samples),
+            temperature=self.config.rollout.temperature,
+            top_p=1.0,
+            seed=seed,
+        )
+        return self._answer_selection(policy, sampling).responses
+
+    def _answer_selection(self, policy: Policy, sampling: Sampling) -> Groups:
+        with self.display.phase(
+            "evaluating on selection", len(self.selection) * sampling.group_size
+        ) as advance:
+            return answer_problems(
+                policy, self.selection, self.verifier, sampling, on_batch=self.watching(advance)
+            )
 
     def report_settings(self) -> dict[str, Any]:
         """All that decides what `evaluate_report` samples, but for the weights."""

@@ -12,7 +12,6 @@ Shape legend: P prompts, G responses per prompt, B = P * G sequences, T response
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +19,14 @@ import torch
 from safetensors.torch import save_file
 
 from owpo.core.advantage import estimate_advantage
-from owpo.core.deviation import active_count, deviation, top_active
+from owpo.core.deviation import active_count, top_active
 from owpo.core.registry import Objective
 from owpo.errors import RunFailed
 from owpo.evaluation.answers import Groups
 from owpo.evaluation.guard import check_failures, check_readable, examples
-from owpo.policy.model import Policy
-from owpo.runs.versions import Version
 from owpo.seeds import derive_seed
 from owpo.training.record import PhaseClock, merge_updates, some_rollouts
+from owpo.training.reference import Reference, measure_move
 from owpo.training.rollout import Rollout, collect_rollout, shaped_reward
 from owpo.training.session import Session
 from owpo.training.update import (
@@ -38,30 +36,8 @@ from owpo.training.update import (
     add_ref_logp,
     optimiser_update,
     rows_with_gradient,
-    token_divergence,
 )
 from owpo.verify.verdict import FAILURES
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """The reference of a stage. `outgoing` loads the one before it, None where there was none."""
-
-    policy: Policy
-    version: Version
-    reason: str
-    outgoing: Callable[[], Policy] | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "reference": self.version.id,
-            "hash": self.version.hash,
-            "parent": self.version.parent,
-            "made_in_stage": self.version.stage,
-            "made_at_step": self.version.step,
-            "score": self.version.score,
-            "reason": self.reason,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,31 +161,16 @@ def _with_log_probs(rows: TrainingRows, session: Session, task: Task) -> Trainin
 def _measure_move(
     rows: TrainingRows, session: Session, reference: Reference, objective: Objective
 ) -> dict[str, Any]:
-    """How far the learner stands from the outgoing and from the incoming reference, on the same responses."""
     config = session.config
-    settings = (config.rollout.temperature, config.training.micro_batch_tokens)
-    trained = rows_with_gradient(rows, objective)
-    rows = add_old_logp(session.policy, rows, trained, *settings)
-    incoming = rows if rows.ref_logp is not None else add_ref_logp(reference.policy, rows, trained, *settings)
-    before = None
-    if reference.outgoing is not None:
-        before = _distance(add_ref_logp(reference.outgoing(), rows, trained, *settings).rows(trained))
-    return {"before": before, "after": _distance(incoming.rows(trained))}
-
-
-def _distance(rows: TrainingRows) -> dict[str, float] | None:
-    """Means over the rows' tokens; None where there are none."""
-    mask = rows.responses.mask
-    if not mask.any():
-        return None
-    assert rows.old_logp is not None and rows.ref_logp is not None
-    delta = deviation(rows.old_logp, rows.ref_logp, rows.advantage.unsqueeze(1))[mask].double()
-    divergence = token_divergence(rows.old_logp, rows.ref_logp)[mask].double()
-    return {
-        "delta": delta.mean().item(),
-        "abs_delta": delta.abs().mean().item(),
-        "kl": divergence.mean().item(),
-    }
+    return measure_move(
+        session.policy,
+        reference,
+        objective,
+        rows.rows(rows_with_gradient(rows, objective)),
+        temperature=config.rollout.temperature,
+        micro_batch_tokens=config.training.micro_batch_tokens,
+        seed=derive_seed(config.seed, "move", session.progress.stage + 1),
+    )
 
 
 def _update(rows: TrainingRows, session: Session, task: Task) -> list[UpdateResult]:
@@ -334,8 +295,8 @@ def _log_step(
         for record in some_rollouts(rollout.groups, rows, session.config.run.rollouts_per_step):
             logs["rollouts"].append({**place, **record})
     if progress.step == 0 and reference is not None:
-        logs["lineage"].append(
-            {**place, **reference.to_json(), "learner_from": progress.stage_start, "distance": move}
-        )
+        version = {"reference": reference.version.id, "hash": reference.version.hash}
+        move = move or {"before": None, "after": None}
+        logs["moves"].append({**place, **version, "learner_from": progress.stage_start, **move})
     session.display.step(metrics, timing, task.steps)
     session.track(metrics, timing)

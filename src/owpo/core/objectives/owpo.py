@@ -118,6 +118,7 @@ def _apply_weight(batch: TokenBatch, config: BandConfig, delta: Tensor, weight: 
     stats = {
         "delta": delta,
         "weight": weight,
+        "neutral": weight == 1,
         "accelerated": weight > 1,
         "locked": weight < 1,
         "saturated": (weight != 1) & ((weight <= config.w_low) | (weight >= config.w_high)),
