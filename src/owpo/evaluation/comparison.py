@@ -1,6 +1,6 @@
 """Two models on the same problems: how much better, how surely, and on which problems.
 
-Shape legend: N problems, K samples per problem; S shared problems, M problems with a difference, R draws.
+Shape legend: N problems, K samples per problem; S shared problems.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from torch import Tensor
 
 from owpo.evaluation.grids import ROUNDING, Grid, checked_grid
 from owpo.evaluation.intervals import Accuracy, accuracy_interval, paired_difference
-
-ENUMERATED = 16  # up to as many non-zero differences all 2^M signs are tried
-DRAWS = 20_000  # beyond it: the standard error of a p-value of 0.05 is 0.0015
+from owpo.evaluation.sign_flips import sign_flip_test
 
 
 @dataclass(frozen=True)
@@ -117,34 +115,6 @@ def compare(
     )
 
 
-def sign_flip_test(difference_N: Tensor, seed: int = 0) -> float:
-    """Two-sided p-value of "on each problem the difference d was as likely to come out as -d".
-
-    That is so where both models answer alike, with as many samples each; with unequal numbers it is an
-    approximation. The p-value is the share of all 2^M choices of signs whose sum is at least as far from 0 as
-    the one seen, M being the number of non-zero differences. All are tried for M <= 16; beyond it 20,000 are
-    drawn and the one seen is counted in, (1 + hits) / (1 + draws), so that p is never 0 and the test keeps its
-    level. No difference at all gives 1.
-    """
-    difference_M = difference_N[difference_N != 0].double()
-    num_signs = len(difference_M)
-    if num_signs == 0:
-        return 1.0
-    # Sums that are equal but for rounding are equal.
-    seen = difference_M.sum().abs().item() - 1e-9 * difference_M.abs().sum().item()
-    if num_signs <= ENUMERATED:
-        bits_RM = torch.arange(2**num_signs).unsqueeze(1) >> torch.arange(num_signs) & 1
-        return int(_flipped_sums(difference_M, bits_RM).ge(seen).sum()) / 2**num_signs
-    generator = torch.Generator().manual_seed(seed)
-    hits, done, block = 0, 0, max(1, 2**22 // num_signs)
-    while done < DRAWS:
-        rows = min(block, DRAWS - done)
-        bits_RM = torch.randint(2, (rows, num_signs), generator=generator, dtype=torch.int8)
-        hits += int(_flipped_sums(difference_M, bits_RM).ge(seen).sum())
-        done += rows
-    return (1 + hits) / (1 + DRAWS)
-
-
 def on_shared_ids(
     a_NK: Grid, a_ids: Sequence[str], b_NK: Grid, b_ids: Sequence[str]
 ) -> tuple[Tensor, Tensor, list[str]]:
@@ -170,10 +140,6 @@ def _differences(a_N: Tensor, b_N: Tensor) -> Tensor:
     """b - a, and exactly 0 where nothing but rounding differs."""
     difference_N = b_N - a_N
     return torch.where(difference_N.abs() < ROUNDING, 0.0, difference_N)
-
-
-def _flipped_sums(difference_M: Tensor, bits_RM: Tensor) -> Tensor:
-    return ((1 - 2 * bits_RM.double()) @ difference_M).abs()
 
 
 def _check_ids(ids: Sequence[str], values_NK: Tensor, name: str) -> None:
