@@ -25,6 +25,7 @@ from torch import Tensor
 
 from owpo.config.ratchet import GateConfig
 from owpo.evaluation import sign_flips
+from owpo.evaluation.evaluate import nearest_rank
 from owpo.ratchet.gate import Evidence, decide
 
 # Shape legend: B gates, C checkpoints, N problems, K samples per problem, S = N K responses.
@@ -137,8 +138,8 @@ def _simulate_chunk(
             checkpoint_CN=checkpoint_BCN[b],
             chosen=int(chosen_B[b]),
             reference_N=reference_BN[b],
-            length_S=length_BS[b],
-            reference_length_S=reference_length_BS[b],
+            tail=nearest_rank(length_BS[b].tolist(), 95),
+            reference_tail=nearest_rank(reference_length_BS[b].tolist(), 95),
             truncated_share=truncated_B[b].item(),
             reference_truncated_share=reference_truncated_B[b].item(),
             kl=scenario.kl,

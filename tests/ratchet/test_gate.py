@@ -12,6 +12,7 @@ import torch
 
 from owpo.config.ratchet import GateConfig
 from owpo.evaluation import sign_flips
+from owpo.evaluation.evaluate import nearest_rank
 from owpo.ratchet.gate import Evidence, decide, fewest_problems
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +31,8 @@ def evidence(gain_CN, chosen=0, **others) -> Evidence:
         "checkpoint_CN": 0.5 + gain_CN,
         "chosen": chosen,
         "reference_N": torch.full(gain_CN.shape[1:], 0.5, dtype=torch.float64),
-        "length_S": torch.arange(1, 101),
-        "reference_length_S": torch.arange(1, 101),
+        "tail": 95,
+        "reference_tail": 95,
         "truncated_share": 0.0,
         "reference_truncated_share": 0.0,
         "kl": 0.0,
@@ -48,8 +49,8 @@ def test_a_better_candidate_passes_and_its_figures_are_told():
     assert decision.refusals == []
     assert decision.gain == pytest.approx(0.25)
     assert decision.p_value == 1 / 64
-    assert decision.checkpoints == 1
-    assert (decision.tail, decision.reference_tail) == (95, 95)
+    assert decision.reasons == ["gain +25.0 points (p = 0.016, level 0.05)"]
+    assert decision.to_json()["checkpoints"] == 1
 
 
 def test_the_gain_is_refused_with_its_figures():
@@ -91,28 +92,25 @@ def test_no_level_lets_a_loss_pass():
 
 
 def test_lengths_are_held_by_their_tail():
-    longer = torch.arange(1, 101).clone()
-    longer[94:] = 142  # the 95th of 100: 1.495 times the reference's 95
-    assert decide(evidence(BETTER, length_S=longer), GateConfig()).accepted
-    longer[94:] = 143
-    decision = decide(evidence(BETTER, length_S=longer), GateConfig())
+    assert decide(evidence(BETTER, tail=142), GateConfig()).accepted  # 1.495 times the reference's 95
+    decision = decide(evidence(BETTER, tail=143), GateConfig())
     assert decision.refusals == ["length tail 143 tokens is above 1.5 times the reference's 95"]
-    assert decide(evidence(BETTER, length_S=longer), ANY).accepted
-    longer[94] = 95  # five of a hundred are beyond the 95th percentile
-    assert decide(evidence(BETTER, length_S=longer), GateConfig()).accepted
-    # Nearest rank: the 19th of 20 and the only one of 1.
-    few = decide(
-        evidence(BETTER, length_S=torch.arange(20, 0, -1), reference_length_S=torch.tensor([30])), ANY
-    )
-    assert (few.tail, few.reference_tail) == (19, 30)
+    assert decide(evidence(BETTER, tail=143), ANY).accepted
+
+
+def test_the_tail_is_the_nearest_rank():
+    assert nearest_rank(list(range(100, 0, -1)), 95) == 95
+    assert nearest_rank(list(range(1, 21)), 95) == 19
+    assert nearest_rank([*range(1, 96), 400, 400, 400, 400, 400], 95) == 95  # five of a hundred lie beyond
+    assert nearest_rank([30], 95) == 30
 
 
 def test_a_bound_is_kept_by_equality():
     config = GateConfig(max_tail_growth=1.15, max_truncated_rise=0.05, max_kl=0.3)
     at_bounds = evidence(
         BETTER,
-        length_S=torch.tensor([115]),
-        reference_length_S=torch.tensor([100]),  # 1.15 * 100 is 114.99... in floating point
+        tail=115,
+        reference_tail=100,  # 1.15 * 100 is 114.99... in floating point
         truncated_share=0.55,
         reference_truncated_share=0.5,  # 0.55 - 0.5 is 0.0500...4
         kl=0.3,
@@ -128,7 +126,7 @@ def test_a_bound_is_kept_by_equality():
 
 
 def test_every_bound_that_fails_is_told():
-    worse = evidence([[-0.1] * 6], length_S=torch.tensor([400]), truncated_share=0.3, kl=2.0)
+    worse = evidence([[-0.1] * 6], tail=400, truncated_share=0.3, kl=2.0)
     told = decide(worse, GateConfig()).refusals
     assert [phrase.split()[0] for phrase in told] == ["gain", "length", "truncated", "KL"]
 
@@ -139,8 +137,8 @@ def test_every_bound_that_fails_is_told():
     [
         "checkpoint_CN",
         "reference_N",
-        "length_S",
-        "reference_length_S",
+        "tail",
+        "reference_tail",
         "truncated_share",
         "reference_truncated_share",
         "kl",
@@ -149,7 +147,7 @@ def test_every_bound_that_fails_is_told():
 def test_what_is_no_number_refuses_whatever_the_bounds(field, value):
     good = evidence([[0.25] * 6, [0.125] * 6])
     broken = getattr(good, field)
-    if isinstance(broken, float):
+    if isinstance(broken, int | float):
         broken = value
     else:
         broken = broken.double().clone()
@@ -174,8 +172,6 @@ def test_evidence_that_does_not_fit_is_an_error():
         evidence(BETTER, reference_N=torch.zeros(5))
     with pytest.raises(ValueError, match="checkpoints by problems"):
         evidence(BETTER, checkpoint_CN=torch.zeros(6))
-    with pytest.raises(ValueError, match="reference_length_S must be a row of lengths"):
-        evidence(BETTER, reference_length_S=torch.zeros(0))
 
 
 def test_the_fewest_problems_can_pass_and_one_fewer_cannot():

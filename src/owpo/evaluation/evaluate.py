@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,13 +81,13 @@ def evaluation_of(samples: Sequence[Sample], pass_at_js: Sequence[int] = ()) -> 
         verdicts={str(verdict): counts[verdict] for verdict in Verdict},
         truncated_share=sum(sample.truncated for sample in samples) / len(samples),
         response_length=sum(sample.tokens for sample in samples) / len(samples),
-        response_length_p95=nearest_rank([sample.tokens for sample in samples], 0.95),
+        response_length_p95=nearest_rank([sample.tokens for sample in samples], 95),
     )
 
 
-def nearest_rank(values: Sequence[int], share: float) -> int:
-    """The smallest value that at least `share` of them do not exceed."""
-    return sorted(values)[math.ceil(share * len(values)) - 1]
+def nearest_rank(values: Sequence[int], percent: int) -> int:
+    """The percentile by nearest rank: the smallest value that at least `percent` % of them do not exceed."""
+    return sorted(values)[-(-percent * len(values) // 100) - 1]
 
 
 def _majority(rows: Sequence[Sequence[Sample]], correct_NK: Tensor) -> float | None:

@@ -114,7 +114,7 @@ def decide(evidence: Evidence, config: GateConfig, seed: int = 0) -> Decision:
     impossible = _impossible(evidence)
     if impossible:
         p_value = 1.0
-        refusals = [f"{' and '.join(impossible)} hold NaN, infinity or what is out of range"]
+        refusals = [f"impossible {', '.join(impossible)}: NaN, infinity or out of range"]
     else:
         above_CN = gain_CN - config.min_gain
         above_CN = torch.where(above_CN.abs() < ROUNDING, 0.0, above_CN)
