@@ -90,7 +90,7 @@ def test_a_bad_second_stage_ends_with_the_first_reference_in_place(gated, tmp_pa
     gated["problems"]["overlap"] = "report"
     gated["rollout"] |= {"prompts": 8, "group_size": 8, "max_new_tokens": 2}
     gated["run"]["checkpoint_every"] = gated["evaluation"]["every"] = 20
-    gated["ratchet"] = {"protocol": "best_of_stage", "stages": 2, "steps": 40, "gate": {"max_kl": None}}
+    gated["ratchet"] = {"protocol": "best_of_stage", "stages": 2, "steps": 40, "gate": {"max_kl": None, "max_truncated_rise": None}}
     display = Spoil(monkeypatch, 2)
     finished = train(build_config(gated, "test"), display=display)
     first = read(finished.folder, "lineage")[1]
