@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from owpo.core.advantage import estimate_advantage
 from owpo.core.deviation import active_count, deviation, top_active
@@ -28,6 +29,7 @@ from owpo.evaluation.guard import check_failures, check_readable, examples
 from owpo.policy.model import Policy
 from owpo.runs.versions import Version
 from owpo.seeds import derive_seed
+from owpo.training.noise import is_noisy, noise_warning
 from owpo.training.record import PhaseClock, merge_updates, some_rollouts
 from owpo.training.rollout import Rollout, collect_rollout, shaped_reward
 from owpo.training.session import Session
@@ -78,6 +80,9 @@ class Task:
 def train_stage(session: Session, task: Task) -> None:
     """From wherever `session.progress` stands in the stage to its end."""
     progress = session.progress
+    warning = noise_warning(session.config.verifier)
+    if warning is not None:
+        session.display.warn(warning)
     while True:
         if _evaluation_is_due(session, task):
             _evaluate_and_keep_best(session, task)
@@ -105,6 +110,7 @@ def train_step(session: Session, task: Task) -> None:
             progress.cursor,
             session.verifier,
             config.rollout,
+            config.verifier,
             stop=config.stop,
             dynamic_sampling=wants_mixed_groups,
             seed=derive_seed(config.seed, "rollout", *place),
@@ -117,10 +123,10 @@ def train_step(session: Session, task: Task) -> None:
             f"{config.rollout.prompts} groups with both right and wrong answers; going on with those, now and "
             "whenever it happens again (metrics.jsonl counts it as short_batches)"
         )
-    groups = rollout.groups
     rows, results, move = None, [], None
-    if groups is not None:
-        rows = _rows_of(groups, session, task)
+    if rollout.groups is not None:
+        assert rollout.rewarded_PG is not None
+        rows = _rows_of(rollout.groups, rollout.rewarded_PG, session, task)
         with clock("reference"):
             rows = _with_log_probs(rows, session, task)
             if progress.step == 0 and task.reference is not None:
@@ -149,11 +155,12 @@ def _check_verdicts(session: Session, rollout: Rollout) -> None:
     check_readable(rollout.judged, progress.first_unparseable_share, settings.max_unparseable_rise)
 
 
-def _rows_of(groups: Groups, session: Session, task: Task) -> TrainingRows:
+def _rows_of(groups: Groups, rewarded_PG: Tensor, session: Session, task: Task) -> TrainingRows:
     """Advantages and active samples: all that needs the group, decided before any split."""
     config = session.config
     estimator = config.training.advantage or task.objective.scaffold.advantage
-    advantage_PG = estimate_advantage(shaped_reward(groups, config.rollout), estimator)
+    reward_PG = shaped_reward(rewarded_PG, groups.responses.lengths, config.rollout)
+    advantage_PG = estimate_advantage(reward_PG, estimator)
     size = advantage_PG.shape[1]
     num_active = size
     if config.training.active_samples == "curriculum":
@@ -331,7 +338,8 @@ def _log_step(
     logs["metrics"].append(metrics)
     logs["timing"].append(timing)
     if rollout.groups is not None and rows is not None:
-        for record in some_rollouts(rollout.groups, rows, session.config.run.rollouts_per_step):
+        told_PG = rollout.rewarded_PG if is_noisy(session.config.verifier) else None
+        for record in some_rollouts(rollout.groups, told_PG, rows, session.config.run.rollouts_per_step):
             logs["rollouts"].append({**place, **record})
     if progress.step == 0 and reference is not None:
         logs["lineage"].append(
