@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from owpo.evaluation.evaluate import Evaluation
+from owpo.training.alarms import Alarm
 from owpo.training.display import Display
 
 # Column heading, metric, format, width. Missing metrics (an objective without a reference has no delta) are a dash.
@@ -100,6 +101,11 @@ class Terminal(Display):
         self._line(
             f"selection set at step {step}: {accuracy.mean:.1%} ({accuracy.low:.1%} - {accuracy.high:.1%}){mark}",
             style="cyan",
+        )
+
+    def alarm(self, alarm: Alarm, ends_stage: bool) -> None:
+        self._line(
+            f"alarm: {alarm.sentence}{'; the stage ends here' if ends_stage else ''}", style="bold red"
         )
 
     def note(self, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from owpo.evaluation.evaluate import Evaluation
+from owpo.training.alarms import Alarm
 
 
 class Display:
@@ -29,6 +30,9 @@ class Display:
 
     def evaluation(self, stage: int, step: int, evaluation: Evaluation, is_best: bool) -> None:
         """The selection set was measured."""
+
+    def alarm(self, alarm: Alarm, ends_stage: bool) -> None:
+        """A sign of a collapse; the stage may end because of it."""
 
     def note(self, text: str) -> None:
         """What is about to happen, where it takes a while."""

@@ -153,6 +153,7 @@ def _describe(parts: list[Groups], rewarded_PG: Tensor, with_noise: bool) -> dic
         "all_wrong_share": (told_P == 0).double().mean().item(),
         **{f"{verdict}_share": verdicts[verdict] / correct_PG.numel() for verdict in UNDECIDED},
         "response_length": lengths.mean().item(),
+        "response_length_p95": lengths.quantile(0.95).item(),
         "truncated_share": truncated.mean().item(),
         "sampled_tokens": int(lengths.sum().item()),
     }

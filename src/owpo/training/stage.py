@@ -29,6 +29,7 @@ from owpo.evaluation.guard import check_failures, check_readable, examples
 from owpo.policy.model import Policy
 from owpo.runs.versions import Version
 from owpo.seeds import derive_seed
+from owpo.training.alarms import ends_stage, raised
 from owpo.training.noise import is_noisy, noise_warning
 from owpo.training.record import PhaseClock, merge_updates, some_rollouts
 from owpo.training.rollout import Rollout, collect_rollout, shaped_reward
@@ -78,24 +79,27 @@ class Task:
 
 
 def train_stage(session: Session, task: Task) -> None:
-    """From wherever `session.progress` stands in the stage to its end."""
-    progress = session.progress
-    warning = noise_warning(session.config.verifier)
+    """From wherever `session.progress` stands in the stage to its end: its last step, or an alarm that ends it."""
+    config, progress = session.config, session.progress
+    warning = noise_warning(config.verifier)
     if warning is not None:
         session.display.warn(warning)
+    records = session.folder.logs["metrics"].records()
     while True:
-        if _evaluation_is_due(session, task):
+        is_over = progress.step == task.steps or ends_stage(records, task.number, config.alarms)
+        if _evaluation_is_due(session, is_over):
             _evaluate_and_keep_best(session, task)
-        if progress.step == task.steps:
+        if is_over:
             return
         session.stop.check()
-        train_step(session, task)
-        if progress.step % session.config.run.checkpoint_every == 0:
+        records.append(train_step(session, task))
+        _raise_alarms(session, task, records)
+        if progress.step % config.run.checkpoint_every == 0:
             session.save_checkpoint()
 
 
-def train_step(session: Session, task: Task) -> None:
-    """One rollout batch and its optimiser updates."""
+def train_step(session: Session, task: Task) -> dict[str, Any]:
+    """One rollout batch and its optimiser updates; its line of metrics.jsonl."""
     config, progress, policy = session.config, session.progress, session.policy
     place = (task.number, progress.step)
     clock = PhaseClock()
@@ -134,11 +138,12 @@ def train_step(session: Session, task: Task) -> None:
         with clock("updating"):
             results = _update(rows, session, task)
 
-    _log_step(session, task, rollout, rows, results, move, clock)
+    metrics = _log_step(session, task, rollout, rows, results, move, clock)
     progress.cursor += rollout.num_drawn
     progress.short_batches += rollout.is_short
     progress.step += 1
     progress.total_steps += 1
+    return metrics
 
 
 def _check_verdicts(session: Session, rollout: Rollout) -> None:
@@ -279,9 +284,18 @@ def _keep_bad_update(session: Session, task: Task, rows: TrainingRows, reason: s
         )
 
 
-def _evaluation_is_due(session: Session, task: Task) -> bool:
+def _raise_alarms(session: Session, task: Task, records: list[dict[str, Any]]) -> None:
+    """Log and show the alarms of the step that is just done."""
+    place = {"stage": task.number, "lineage": task.lineage, "step": session.progress.step}
+    action = session.config.alarms.action
+    for alarm in raised(records, session.config.alarms):
+        session.folder.logs["alarms"].append({**place, **alarm.to_json(), "action": action})
+        session.display.alarm(alarm, ends_stage=action == "end_stage")
+
+
+def _evaluation_is_due(session: Session, stage_is_over: bool) -> bool:
     step = session.progress.step
-    due = step == task.steps or (step > 0 and step % session.config.evaluation.every == 0)
+    due = stage_is_over or (step > 0 and step % session.config.evaluation.every == 0)
     return due and session.progress.evaluated_step != step
 
 
@@ -319,8 +333,8 @@ def _log_step(
     results: list[UpdateResult],
     move: dict[str, Any] | None,
     clock: PhaseClock,
-) -> None:
-    """One line in each log, one on the screen. Nothing of it depends on the clock but timing.jsonl."""
+) -> dict[str, Any]:
+    """One line in each log, one on the screen; the metrics. Nothing depends on the clock but timing.jsonl."""
     progress, logs, reference = session.progress, session.folder.logs, task.reference
     place = {"stage": task.number, "lineage": task.lineage, "step": progress.step + 1}
     metrics = {
@@ -347,3 +361,4 @@ def _log_step(
         )
     session.display.step(metrics, timing, task.steps)
     session.track(metrics, timing)
+    return metrics
