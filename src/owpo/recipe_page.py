@@ -55,7 +55,9 @@ def _section(section: Any, where: list[str]) -> str:
     rows = _dataclass_rows(section) if is_dataclass(section) else _model_rows(section)
     if not rows:
         return ""
-    title = ", ".join(f"`[{path}]`" for path in where) if where != [""] else "Outside any section"
+    title = (
+        ", ".join(f"`[{path}]`" for path in dict.fromkeys(where)) if where != [""] else "Outside any section"
+    )
     tag = _tag(section)
     lines = [f"\n## {title}{f' with `{tag}`' if tag else ''}\n"]
     if is_dataclass(section):

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from owpo.evaluation.evaluate import Evaluation
+from owpo.training.alarms import Alarm
 from owpo.training.display import Display
 
 # Column heading, metric, format, width. Missing metrics (an objective without a reference has no delta) are a dash.
@@ -115,6 +116,11 @@ class Terminal(Display):
                 style="yellow",
             )
 
+    def alarm(self, alarm: Alarm, ends_stage: bool) -> None:
+        self._line(
+            f"alarm: {alarm.sentence}{'; the stage ends here' if ends_stage else ''}", style="bold red"
+        )
+
     def note(self, text: str) -> None:
         self._line(text)
 
@@ -168,32 +174,33 @@ def _in_force(version: str, lineage: list[dict[str, Any]]) -> str:
     return f"reference in place at the end: {version}{told}"
 
 
-def lineage_table(records: list[dict[str, Any]]) -> Table:
+def show_lineage(console: Console, records: list[dict[str, Any]]) -> None:
     """The lines of lineage.jsonl: every reference and candidate, and what was decided."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading in ("candidate", "parent", "held against"):
+    for heading in ("candidate", "parent"):
         table.add_column(heading, no_wrap=True)
     for heading in ("acc %", "interval", "gain", "KL", "|delta|", "KL first"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("decision", no_wrap=True)
-    table.add_column("why", overflow="fold")
     for record in records:
-        drift, gate = record.get("drift"), record.get("gate")
+        drift = record.get("drift")
         scored = "accuracy" in record
         table.add_row(
             escape(record["candidate"]),
-            escape(record["parent"] or ""),
-            escape(record.get("held_against", "")),
+            escape(record["parent"] or "-"),
             f"{100 * record['accuracy']:.1f}" if scored else "-",
             f"{100 * record['low']:.1f} - {100 * record['high']:.1f}" if scored else "-",
-            f"{100 * gate['gain']:+.1f}" if gate else "-",
+            f"{100 * record['gate']['gain']:+.1f}" if record.get("gate") else "-",
             _cell(drift["reference"]["kl"] if drift else None, "{:.3f}"),
             _cell(drift["reference"]["abs_delta"] if drift else None, "{:.3f}"),
             _cell(drift["first"]["kl"] if drift else None, "{:.3f}"),
-            "accepted" if record["accepted"] else "refused",
-            escape("; ".join(record["reasons"])),
         )
-    return table
+    console.print(table)
+    console.print()
+    for record in records:
+        verdict = "accepted" if record["accepted"] else "refused"
+        against = f" against {record['held_against']}" if "held_against" in record else ""
+        sentence = f"{record['candidate']} {verdict}{against}: {'; '.join(record['reasons'])}"
+        console.print(sentence, style=None if record["accepted"] else "yellow", markup=False, highlight=False)
 
 
 def _selection_note(selection: dict[str, Any], num_problems: int) -> str:

@@ -188,9 +188,10 @@ def test_a_policy_that_broke_ends_the_run_and_keeps_its_checkpoint(recipe, tmp_p
     from owpo.training import stage
 
     def break_the_weights(session, task):
-        real(session, task)
+        metrics = real(session, task)
         if session.progress.step == 2:
             session.policy.model.lm_head.weight.data.fill_(float("inf"))
+        return metrics
 
     real = stage.train_step
     monkeypatch.setattr(stage, "train_step", break_the_weights)

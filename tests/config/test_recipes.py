@@ -173,6 +173,10 @@ def test_broken_toml_says_where(tmp_path):
             r"verifier\.timout is unknown\. Did you mean 'timeout'",
         ),
         ({"verifier": {"kind": "exact", "take": "last"}}, r"verifier\.take = 'last' must be 'whole'"),
+        (
+            {"verifier": {"kind": "exact", "flip_wrong": 1.5}},
+            r"verifier\.flip_wrong = 1\.5 must be less than or equal to 1",
+        ),
         ({"rollout": {"stop": [""]}}, r"rollout\.stop = ''.* at least 1 character"),
         (
             {"problems": {"report": {"kind": "json"}}},

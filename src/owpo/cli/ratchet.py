@@ -29,7 +29,7 @@ def add_commands(commands: Commands) -> None:
 
 def _ratchet(arguments: argparse.Namespace, _rest: list[str]) -> None:
     from owpo.runs.folder import RunFolder
-    from owpo.terminal import lineage_table
+    from owpo.terminal import show_lineage
 
     path = Path(arguments.folder)
     RunFolder.read_config(path)
@@ -40,5 +40,5 @@ def _ratchet(arguments: argparse.Namespace, _rest: list[str]) -> None:
     if not records:
         print(f"{path} has no reference: its objective reads none, or it has not begun")
         return
-    Console().print(lineage_table(records))
+    show_lineage(Console(), records)
     print(f"\nreference in force: {records[-1]['in_force']}")

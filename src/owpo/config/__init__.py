@@ -1,5 +1,6 @@
 """A run's configuration, section by section."""
 
+from owpo.config.alarms import AlarmsConfig
 from owpo.config.problems import ChainAdditionSource, DatasetSource, JSONLSource, ProblemsConfig, Source
 from owpo.config.ratchet import (
     BestOfStageProtocol,
@@ -29,6 +30,7 @@ from owpo.config.verifier import (
 )
 
 __all__ = [
+    "AlarmsConfig",
     "BestOfStageProtocol",
     "ChainAdditionSource",
     "ChoiceVerifier",

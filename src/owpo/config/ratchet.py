@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from owpo.config.section import PathString, Section
+from owpo.config.section import CanBeOff, PathString, Section
 from owpo.core.registry import Objective, objective
 
 
@@ -34,12 +34,12 @@ class GateConfig(Section):
     """Of the test: how often a candidate that is no better may pass."""
     min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The test asks for a gain above this, in accuracy on the selection set."""
-    max_tail_growth: Annotated[float, Field(ge=1)] | None = 1.5
-    """Largest ratio of candidate to reference in the 95th percentile of response lengths; None: not looked at."""
-    max_truncated_rise: Annotated[float, Field(ge=0, le=1)] | None = 0.05
-    """Largest rise of the share of truncated responses over the reference's; None: not looked at."""
-    max_kl: Annotated[float, Field(gt=0)] | None = 0.5
-    """Largest KL(candidate || reference), in nats a token of the candidate's responses; None: not looked at."""
+    max_tail_growth: Annotated[Annotated[float, Field(ge=1)] | None, CanBeOff] = 1.5
+    """Largest ratio of candidate to reference in the 95th percentile of response lengths; "off": not looked at."""
+    max_truncated_rise: Annotated[Annotated[float, Field(ge=0, le=1)] | None, CanBeOff] = 0.05
+    """Largest rise of the share of truncated responses over the reference's; "off": not looked at."""
+    max_kl: Annotated[Annotated[float, Field(gt=0)] | None, CanBeOff] = 0.5
+    """Largest KL(candidate || reference), in nats a token of the candidate's responses; "off": not looked at."""
     on_refusal: Literal["train_on", "roll_back", "restart_optimizer"] = "train_on"
     """What a refused learner does: go on; go back to its newest version that passed; or go on with a new optimiser."""
     on_move: Literal["go_on", "restart_optimizer"] = "go_on"

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StrictBool, model_validator
 
 from owpo.bases.chain_addition import BaseRecipe
+from owpo.config.alarms import AlarmsConfig
 from owpo.config.problems import ProblemsConfig, presets_of
 from owpo.config.ratchet import FixedProtocol, LeapfrogProtocol, ObjectiveConfig, Protocol
 from owpo.config.section import PathString, Section
@@ -159,6 +160,7 @@ class RunConfig(Section):
     training: TrainingConfig
     ratchet: Protocol
     evaluation: EvaluationConfig
+    alarms: AlarmsConfig = AlarmsConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,10 @@ class _Verifier(Section):
     """Largest share of a step's verdicts that may be timeouts or errors; above it the run stops, with examples."""
     max_unparseable_rise: Annotated[float, Field(ge=0, le=1)] = 0.5
     """How far the share of unparseable responses in a step may rise above the run's first step, before it stops."""
+    flip_correct: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that training is told "wrong" of a correct response: noise on purpose. Evaluations are not."""
+    flip_wrong: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that training is told "correct" of a response that is not."""
 
     def spec(self) -> dict[str, Any]:
         """What `verify.graders.build_grader` makes a grader of."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from owpo.evaluation.evaluate import Evaluation
+from owpo.training.alarms import Alarm
 
 
 class Display:
@@ -32,6 +33,9 @@ class Display:
 
     def candidate(self, record: dict[str, Any]) -> None:
         """A stage has proposed a reference: its line of lineage.jsonl."""
+
+    def alarm(self, alarm: Alarm, ends_stage: bool) -> None:
+        """A sign of a collapse; the stage may end because of it."""
 
     def note(self, text: str) -> None:
         """What is about to happen, where it takes a while."""

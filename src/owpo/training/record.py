@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
+
 from owpo.evaluation.answers import Groups
 from owpo.training.update import TrainingRows, UpdateResult
 
@@ -30,8 +32,14 @@ def merge_updates(results: list[UpdateResult]) -> dict[str, float | int | None]:
     return merged | {name: value / total for name, value in sums.items()}
 
 
-def some_rollouts(groups: Groups, rows: TrainingRows, count: int) -> Iterator[dict[str, Any]]:
-    """The first `count` responses, spread over groups: response 0 of every prompt, then response 1, ..."""
+def some_rollouts(
+    groups: Groups, noisy_PG: Tensor | None, rows: TrainingRows, count: int
+) -> Iterator[dict[str, Any]]:
+    """The first `count` responses, spread over groups: response 0 of every prompt, then response 1, ...
+
+    Args:
+        noisy_PG: [P, G] bool, whether training took a response for correct; None where that is the verdict.
+    """
     size = groups.group_size
     order = [p * size + g for g in range(size) for p in range(len(groups.problems))]
     for row in order[:count]:
@@ -42,6 +50,7 @@ def some_rollouts(groups: Groups, rows: TrainingRows, count: int) -> Iterator[di
             "response": groups.texts[row],
             "answer": problem.answer,
             "verdict": str(groups.judgements[row].verdict),
+            **({} if noisy_PG is None else {"rewarded": bool(noisy_PG.flatten()[row])}),
             "read": groups.judgements[row].answer,
             "detail": groups.judgements[row].detail,
             "advantage": rows.advantage[row].item(),

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from owpo.config import RolloutConfig
+from owpo.config import RolloutConfig, VerifierConfig
 from owpo.core.advantage import overlong_penalty, zero_variance
 from owpo.evaluation.answers import Groups, Sampling, answer_problems, concatenate
 from owpo.evaluation.guard import Judged
 from owpo.policy.model import Policy
 from owpo.problems.problem import Problem
 from owpo.seeds import derive_seed
+from owpo.training.noise import is_noisy, rewarded
 from owpo.verify.verdict import UNDECIDED
 from owpo.verify.verifier import Verifier
 
@@ -50,10 +51,12 @@ class ProblemOrder:
 class Rollout:
     """What a step trains on (`groups` is None where no group taught anything), and what it cost to find.
 
-    judged  everything that was sampled, kept or not
+    rewarded_PG  [P, G] bool of `groups`: the verdicts that training is told, the truth where there is no noise
+    judged       everything that was sampled, kept or not, as it was judged
     """
 
     groups: Groups | None
+    rewarded_PG: Tensor | None
     num_drawn: int
     is_short: bool
     stats: dict[str, float]
@@ -66,6 +69,7 @@ def collect_rollout(
     cursor: int,
     verifier: Verifier,
     settings: RolloutConfig,
+    noise: VerifierConfig,
     *,
     stop: tuple[str, ...],
     dynamic_sampling: bool,
@@ -74,11 +78,17 @@ def collect_rollout(
 ) -> Rollout:
     """`settings.prompts` groups; with dynamic sampling only groups that hold right and wrong answers (DAPO).
 
-    The filter looks at the verdicts and never at a shaped reward. Rounds of `settings.prompts` prompts are sampled
-    until enough groups are kept or `max_rounds` is reached; the step then goes on with what there is (`is_short`).
+    The filter looks at the verdicts as training is told them and never at a shaped reward. Rounds of `settings.prompts`
+    prompts are sampled until enough groups are kept or `max_rounds` is reached; the step then goes on with what there
+    is (`is_short`).
+
+    Args:
+        noise: how often training is told another verdict than the verifier's.
     """
     kept: list[Groups] = []
+    kept_rewarded: list[Tensor] = []
     everything: list[Groups] = []
+    everything_rewarded: list[Tensor] = []
     num_kept = drawn = 0
     for round_ in range(settings.max_rounds if dynamic_sampling else 1):
         problems = order.take(cursor + drawn, settings.prompts)
@@ -98,46 +108,65 @@ def collect_rollout(
             ),
             on_batch=on_batch,
         )
+        rewarded_PG = rewarded(groups.correct_PG, noise, derive_seed(seed, "noise", round_))
         everything.append(groups)
+        everything_rewarded.append(rewarded_PG)
         chosen = list(range(settings.prompts))
         if dynamic_sampling:
-            mixed = (~zero_variance(groups.correct_PG)).nonzero().flatten().tolist()
+            mixed = (~zero_variance(rewarded_PG)).nonzero().flatten().tolist()
             chosen = mixed[: settings.prompts - num_kept]
         if chosen:
             kept.append(groups.select(chosen))
+            kept_rewarded.append(rewarded_PG[chosen])
             num_kept += len(chosen)
         if num_kept == settings.prompts:
             break
     return Rollout(
         groups=concatenate(kept, policy.pad_id) if kept else None,
+        rewarded_PG=torch.cat(kept_rewarded) if kept else None,
         num_drawn=drawn,
         is_short=num_kept < settings.prompts,
-        stats={**_describe(everything), "groups_kept": num_kept, "groups_sampled": drawn},
+        stats={
+            **_describe(everything, torch.cat(everything_rewarded), is_noisy(noise)),
+            "groups_kept": num_kept,
+            "groups_sampled": drawn,
+        },
         judged=[item for part in everything for item in part.judged()],
     )
 
 
-def _describe(parts: list[Groups]) -> dict[str, float]:
+def _describe(parts: list[Groups], rewarded_PG: Tensor, with_noise: bool) -> dict[str, float]:
     """Metrics over everything that was sampled, kept or not."""
-    correct_PG = torch.cat([part.correct_PG for part in parts]).double()
+    correct_PG = torch.cat([part.correct_PG for part in parts])
+    told_P = rewarded_PG.double().mean(dim=1)
     lengths = torch.cat([part.responses.lengths for part in parts]).double()
     truncated = torch.cat([part.responses.truncated for part in parts]).double()
     verdicts = Counter(verdict for part in parts for verdict in part.verdicts)
+    noise = {
+        "rewarded_accuracy": rewarded_PG.double().mean().item(),
+        "flipped_share": (rewarded_PG ^ correct_PG).double().mean().item(),
+    }
     return {
-        "accuracy": correct_PG.mean().item(),
-        "all_right_share": (correct_PG.mean(dim=1) == 1).double().mean().item(),
-        "all_wrong_share": (correct_PG.mean(dim=1) == 0).double().mean().item(),
+        "accuracy": correct_PG.double().mean().item(),
+        **(noise if with_noise else {}),
+        "all_right_share": (told_P == 1).double().mean().item(),
+        "all_wrong_share": (told_P == 0).double().mean().item(),
         **{f"{verdict}_share": verdicts[verdict] / correct_PG.numel() for verdict in UNDECIDED},
         "response_length": lengths.mean().item(),
+        "response_length_p95": lengths.quantile(0.95).item(),
         "truncated_share": truncated.mean().item(),
         "sampled_tokens": int(lengths.sum().item()),
     }
 
 
-def shaped_reward(groups: Groups, settings: RolloutConfig) -> Tensor:
-    """reward_PG: 1 for a correct response, else 0, plus DAPO's overlong penalty where it is on."""
-    reward_PG = groups.correct_PG.double()
+def shaped_reward(rewarded_PG: Tensor, lengths_B: Tensor, settings: RolloutConfig) -> Tensor:
+    """reward_PG: 1 for a response that counts as correct, else 0, plus DAPO's overlong penalty where it is on.
+
+    Args:
+        lengths_B: [B] of the responses in tokens, on any device.
+    """
+    reward_PG = rewarded_PG.double()
     if settings.overlong_cache == 0:
         return reward_PG
-    lengths_PG = groups.responses.lengths.cpu().view_as(reward_PG)
+    lengths_PG = lengths_B.cpu().view_as(reward_PG)
     return reward_PG + overlong_penalty(lengths_PG, settings.max_new_tokens, settings.overlong_cache)

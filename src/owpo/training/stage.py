@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from owpo.core.advantage import estimate_advantage
 from owpo.core.deviation import active_count, top_active
@@ -25,6 +26,8 @@ from owpo.errors import RunFailed
 from owpo.evaluation.answers import Groups
 from owpo.evaluation.guard import check_failures, check_readable, examples
 from owpo.seeds import derive_seed
+from owpo.training.alarms import ends_stage, raised
+from owpo.training.noise import is_noisy, noise_warning
 from owpo.training.record import PhaseClock, merge_updates, some_rollouts
 from owpo.training.reference import Reference, measure_move
 from owpo.training.rollout import Rollout, collect_rollout, shaped_reward
@@ -52,21 +55,27 @@ class Task:
 
 
 def train_stage(session: Session, task: Task) -> None:
-    """From wherever `session.progress` stands in the stage to its end."""
-    progress = session.progress
+    """From wherever `session.progress` stands in the stage to its end: its last step, or an alarm that ends it."""
+    config, progress = session.config, session.progress
+    warning = noise_warning(config.verifier)
+    if warning is not None:
+        session.display.warn(warning)
+    records = session.folder.logs["metrics"].records()
     while True:
-        if _evaluation_is_due(session, task):
+        is_over = progress.step == task.steps or ends_stage(records, task.number, config.alarms)
+        if _evaluation_is_due(session, is_over):
             _evaluate_and_keep_best(session, task)
-        if progress.step == task.steps:
+        if is_over:
             return
         session.stop.check()
-        train_step(session, task)
-        if progress.step % session.config.run.checkpoint_every == 0:
+        records.append(train_step(session, task))
+        _raise_alarms(session, task, records)
+        if progress.step % config.run.checkpoint_every == 0:
             session.save_checkpoint()
 
 
-def train_step(session: Session, task: Task) -> None:
-    """One rollout batch and its optimiser updates."""
+def train_step(session: Session, task: Task) -> dict[str, Any]:
+    """One rollout batch and its optimiser updates; its line of metrics.jsonl."""
     config, progress, policy = session.config, session.progress, session.policy
     place = (task.number, progress.step)
     clock = PhaseClock()
@@ -81,6 +90,7 @@ def train_step(session: Session, task: Task) -> None:
             progress.cursor,
             session.verifier,
             config.rollout,
+            config.verifier,
             stop=config.stop,
             dynamic_sampling=wants_mixed_groups,
             seed=derive_seed(config.seed, "rollout", *place),
@@ -93,10 +103,10 @@ def train_step(session: Session, task: Task) -> None:
             f"{config.rollout.prompts} groups with both right and wrong answers; going on with those, now and "
             "whenever it happens again (metrics.jsonl counts it as short_batches)"
         )
-    groups = rollout.groups
     rows, results, move = None, [], None
-    if groups is not None:
-        rows = _rows_of(groups, session, task)
+    if rollout.groups is not None:
+        assert rollout.rewarded_PG is not None
+        rows = _rows_of(rollout.groups, rollout.rewarded_PG, session, task)
         with clock("reference"):
             rows = _with_log_probs(rows, session, task)
             if progress.step == 0 and task.reference is not None:
@@ -104,11 +114,12 @@ def train_step(session: Session, task: Task) -> None:
         with clock("updating"):
             results = _update(rows, session, task)
 
-    _log_step(session, task, rollout, rows, results, move, clock)
+    metrics = _log_step(session, task, rollout, rows, results, move, clock)
     progress.cursor += rollout.num_drawn
     progress.short_batches += rollout.is_short
     progress.step += 1
     progress.total_steps += 1
+    return metrics
 
 
 def _check_verdicts(session: Session, rollout: Rollout) -> None:
@@ -125,11 +136,12 @@ def _check_verdicts(session: Session, rollout: Rollout) -> None:
     check_readable(rollout.judged, progress.first_unparseable_share, settings.max_unparseable_rise)
 
 
-def _rows_of(groups: Groups, session: Session, task: Task) -> TrainingRows:
+def _rows_of(groups: Groups, rewarded_PG: Tensor, session: Session, task: Task) -> TrainingRows:
     """Advantages and active samples: all that needs the group, decided before any split."""
     config = session.config
     estimator = config.training.advantage or task.objective.scaffold.advantage
-    advantage_PG = estimate_advantage(shaped_reward(groups, config.rollout), estimator)
+    reward_PG = shaped_reward(rewarded_PG, groups.responses.lengths, config.rollout)
+    advantage_PG = estimate_advantage(reward_PG, estimator)
     size = advantage_PG.shape[1]
     num_active = size
     if config.training.active_samples == "curriculum":
@@ -233,9 +245,18 @@ def _keep_bad_update(session: Session, task: Task, rows: TrainingRows, reason: s
         )
 
 
-def _evaluation_is_due(session: Session, task: Task) -> bool:
+def _raise_alarms(session: Session, task: Task, records: list[dict[str, Any]]) -> None:
+    """Log and show the alarms of the step that is just done."""
+    place = {"stage": task.number, "lineage": task.lineage, "step": session.progress.step}
+    action = session.config.alarms.action
+    for alarm in raised(records, session.config.alarms):
+        session.folder.logs["alarms"].append({**place, **alarm.to_json(), "action": action})
+        session.display.alarm(alarm, ends_stage=action == "end_stage")
+
+
+def _evaluation_is_due(session: Session, stage_is_over: bool) -> bool:
     step = session.progress.step
-    due = step == task.steps or (step > 0 and step % session.config.evaluation.every == 0)
+    due = stage_is_over or (step > 0 and step % session.config.evaluation.every == 0)
     return due and session.progress.evaluated_step != step
 
 
@@ -273,8 +294,8 @@ def _log_step(
     results: list[UpdateResult],
     move: dict[str, Any] | None,
     clock: PhaseClock,
-) -> None:
-    """One line in each log, one on the screen. Nothing of it depends on the clock but timing.jsonl."""
+) -> dict[str, Any]:
+    """One line in each log, one on the screen; the metrics. Nothing depends on the clock but timing.jsonl."""
     progress, logs, reference = session.progress, session.folder.logs, task.reference
     place = {"stage": task.number, "lineage": task.lineage, "step": progress.step + 1}
     metrics = {
@@ -292,7 +313,8 @@ def _log_step(
     logs["metrics"].append(metrics)
     logs["timing"].append(timing)
     if rollout.groups is not None and rows is not None:
-        for record in some_rollouts(rollout.groups, rows, session.config.run.rollouts_per_step):
+        told_PG = rollout.rewarded_PG if is_noisy(session.config.verifier) else None
+        for record in some_rollouts(rollout.groups, told_PG, rows, session.config.run.rollouts_per_step):
             logs["rollouts"].append({**place, **record})
     if progress.step == 0 and reference is not None:
         version = {"reference": reference.version.id, "hash": reference.version.hash}
@@ -300,3 +322,4 @@ def _log_step(
         logs["moves"].append({**place, **version, "learner_from": progress.stage_start, **move})
     session.display.step(metrics, timing, task.steps)
     session.track(metrics, timing)
+    return metrics
