@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/logprob_memory.py
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/interval_coverage.py
+	$(BIN)/python benchmarks/gate.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

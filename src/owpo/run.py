@@ -26,7 +26,7 @@ from owpo.ratchet.evolve import evolve
 from owpo.ratchet.gate import check_selection
 from owpo.ratchet.plan import plan_stages
 from owpo.recipes import load_recipe
-from owpo.runs.environment import describe_environment
+from owpo.runs.environment import describe_environment, earlier_starts
 from owpo.runs.folder import RunFolder
 from owpo.runs.progress import Progress
 from owpo.stop import StopSignal
@@ -249,7 +249,8 @@ def _go_on(
         if checkpoint is not None:
             session.restore(checkpoint)
         folder.cut_logs(checkpoint.log_sizes if checkpoint is not None else {})
-        _note_environment(folder, fingerprint(config.verifier.spec()), display)
+        grader = fingerprint(config.verifier.spec())
+        _note_environment(folder, grader, config.model.trust_remote_code, display)
         session.tensorboard = _tensorboard(config, path, session.progress)
         plan = plan_stages(config.ratchet, config.objective)
         display.start(path, [str(stage) for stage in plan], session.progress.stage)
@@ -260,14 +261,18 @@ def _go_on(
         return Run(path, result["rows"])
 
 
-def _note_environment(folder: RunFolder, grader: dict[str, str], display: Display) -> None:
+def _note_environment(
+    folder: RunFolder, grader: dict[str, str], trust_remote_code: bool, display: Display
+) -> None:
     """Write down what this start runs with; say where it differs from the start before in what can change a bit."""
-    now = describe_environment(torch.get_num_threads(), grader)
-    starts = folder.environment.records()
+    now = describe_environment(torch.get_num_threads(), grader, trust_remote_code=trust_remote_code)
+    starts, damaged = earlier_starts(folder.environment)
+    if damaged is not None:
+        display.warn(f"{folder.environment.path} could not be read; it was put aside as {damaged.name}")
     changed = [
-        f"{key} was {starts[-1][key]!r}, is now {now[key]!r}"
+        f"{key} was {starts[-1].get(key)!r}, is now {now[key]!r}"
         for key in ("torch", "transformers", "processor", "threads", "cuda", "grader")
-        if starts and starts[-1][key] != now[key]
+        if starts and starts[-1].get(key) != now[key]
     ]
     if changed:
         display.warn(f"{'; '.join(changed)}: results may differ from an uninterrupted run's")

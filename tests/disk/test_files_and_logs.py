@@ -1,5 +1,6 @@
 """Writes that a kill cannot halve, logs that can be cut back, and a lock that dies with its holder."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -33,18 +34,47 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 def test_a_log_is_cut_back_to_a_checkpoint(tmp_path):
     log = JSONLLog(tmp_path / "metrics.jsonl")
     log.append({"step": 1, "text": "né"})
-    size = log.sync()
+    mark = log.sync()
     log.append({"step": 2})
-    log.cut(size)
-    log.append({"step": 2, "again": True})
-    assert log.records() == [{"step": 1, "text": "né"}, {"step": 2, "again": True}]
+    later = JSONLLog(log.path)
+    later.check(mark)
+    later.cut(mark)
+    later.append({"step": 2, "again": True})
+    assert later.records() == [{"step": 1, "text": "né"}, {"step": 2, "again": True}]
 
 
-def test_a_log_that_lost_lines_is_refused(tmp_path):
+def test_a_mark_is_the_size_and_the_sha256_of_all_that_was_written(tmp_path):
+    """Whatever came in between: a checkpoint hashes only what is new since the one before."""
     log = JSONLLog(tmp_path / "metrics.jsonl")
-    log.append({"step": 1})
-    with pytest.raises(InputError, match="restore the file"):
-        log.cut(log.sync() + 1)
+    for change in (
+        lambda: None,
+        lambda: log.append({"step": 1}, {"step": 2}),
+        lambda: log.append({"step": 3, "text": "x" * (3 << 20)}),
+        lambda: log.keep(2),
+        lambda: log.append({"step": 3}),
+        lambda: log.replace({"step": 0}),
+        lambda: log.append({"step": 1}),
+    ):
+        change()
+        written = log.path.read_bytes() if log.path.exists() else b""
+        assert log.sync() == (len(written), hashlib.sha256(written).hexdigest())
+
+
+def test_a_log_whose_past_is_another_is_refused_and_left_alone(tmp_path):
+    log = JSONLLog(tmp_path / "metrics.jsonl")
+    log.append({"step": 1}, {"step": 2})
+    mark = log.sync()
+    text = log.path.read_text()
+    one, two = text.splitlines(keepends=True)
+    for changed, message in (
+        (one, "holds 12 bytes"),
+        (text.replace("2", "3"), "damaged or was edited"),
+        (one + one + two, "damaged or was edited"),
+    ):
+        log.path.write_text(changed)
+        with pytest.raises(InputError, match=rf"metrics\.jsonl .*{message}.*restore the file"):
+            JSONLLog(log.path).check(mark)
+        assert log.path.read_text() == changed
 
 
 def test_a_line_cut_by_a_kill_is_not_read(tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from owpo.disk.logs import LogMark
 from owpo.errors import InputError
 from owpo.runs import checkpoints
 from owpo.runs.checkpoints import Checkpoint, CheckpointStore, load_optimizer_tensors, optimizer_tensors
@@ -16,15 +17,13 @@ def checkpoint(step: int) -> Checkpoint:
         weights={"w": torch.full((3,), float(step))},
         optimizer={"0.exp_avg": torch.full((3,), step / 2), "0.step": torch.tensor(float(step))},
         progress=Progress(total_steps=step, stage_best={"1": "stage1-step4"}),
-        log_sizes={"metrics": step * 10},
+        log_sizes={"metrics": LogMark(step * 10, "ab" * 32)},
     )
 
 
 @pytest.fixture
 def store(tmp_path):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    return CheckpointStore(folder)
+    return CheckpointStore.create(tmp_path / "checkpoints")
 
 
 def flip_a_byte(path):
@@ -40,7 +39,7 @@ def test_what_is_saved_comes_back(store):
     assert torch.equal(loaded.weights["w"], torch.full((3,), 3.0))
     assert torch.equal(loaded.optimizer["0.exp_avg"], torch.full((3,), 1.5))
     assert loaded.progress == checkpoint(3).progress
-    assert loaded.log_sizes == {"metrics": 30}
+    assert loaded.log_sizes == {"metrics": LogMark(30, "ab" * 32)}
 
 
 def test_only_the_last_ones_are_kept(store):
@@ -78,10 +77,15 @@ def test_nothing_intact_is_an_error_and_not_a_fresh_start(store):
         store.load_newest()
 
 
-def test_a_damaged_manifest_is_an_error(store):
+def test_a_damaged_or_lost_manifest_is_an_error_and_not_a_fresh_start(store):
     store.save(checkpoint(1), keep=2)
-    store.manifest.write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="damaged"):
+    text = store.manifest.read_text(encoding="utf-8")
+    for damaged in ("{", text.replace('"total_steps": 1', '"total_steps": 2')):
+        store.manifest.write_text(damaged, encoding="utf-8")
+        with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+            store.load_newest()
+    store.manifest.unlink()
+    with pytest.raises(InputError, match=r"manifest\.json cannot be read.*restore it"):
         store.load_newest()
 
 
@@ -92,12 +96,7 @@ def test_a_crash_before_the_manifest_leaves_the_one_before(store, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        real = checkpoints.write_json
-        patch.setattr(
-            checkpoints,
-            "write_json",
-            lambda path, data: crash() if path.name == "manifest.json" else real(path, data),
-        )
+        patch.setattr(checkpoints, "write_sealed", crash)
         with pytest.raises(KeyboardInterrupt):
             store.save(checkpoint(2), keep=1)
     assert store.load_newest().progress.total_steps == 1

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from owpo.disk.files import write_text
 from owpo.errors import InputError
+
+_PIECE = 1 << 20  # bytes
+
+
+class LogMark(NamedTuple):
+    """How far a log had come: its size in bytes, and the sha256 of all of them."""
+
+    size: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
 
 
 class JSONLLog:
@@ -16,6 +26,10 @@ class JSONLLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._hash, self._hashed = (
+            hashlib.sha256(),
+            0,
+        )  # of the first so many bytes, so that none is hashed twice
 
     def append(self, *records: dict[str, Any]) -> None:
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
@@ -26,32 +40,61 @@ class JSONLLog:
         """Put these in the place of all lines; a reader sees the old file or the new one, nothing between."""
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
         write_text(self.path, "".join(lines))
+        self._hash_from_start()
 
-    def sync(self) -> int:
-        """Flush to disk; the size in bytes, which a checkpoint records."""
-        with self.path.open("a", encoding="utf-8") as stream:
+    def sync(self) -> LogMark:
+        """Flush to disk; how far the log has come, which a checkpoint records."""
+        with self.path.open("a+b") as stream:
             os.fsync(stream.fileno())
-            return os.fstat(stream.fileno()).st_size
+            self._hash_rest(stream, os.fstat(stream.fileno()).st_size)
+        return LogMark(self._hashed, self._hash.hexdigest())
 
-    def cut(self, size: int) -> None:
-        """Drop what lies beyond `size` bytes.
-
+    def check(self, mark: LogMark) -> None:
+        """
         Raises:
-            InputError: the file is shorter than that, so lines of the checkpoint's past are gone.
+            InputError: the file is shorter than the mark or its bytes up to there are others, so the checkpoint's past
+                is not what it was.
         """
         actual = self.path.stat().st_size if self.path.exists() else 0
-        if actual < size:
+        if actual < mark.size:
             raise InputError(
-                f"{self.path} holds {actual} bytes, but the checkpoint was made when it held {size}; restore the file"
+                f"{self.path} holds {actual} bytes, but the checkpoint was made when it held {mark.size}; restore the "
+                "file from a backup"
             )
-        if actual > size:
-            os.truncate(self.path, size)
+        self._hash_from_start()
+        if mark.size:
+            with self.path.open("rb") as stream:
+                self._hash_rest(stream, mark.size)
+        if self._hash.hexdigest() != mark.sha256:
+            raise InputError(
+                f"{self.path} is damaged or was edited: its first {mark.size} bytes are not those that it held when "
+                "the checkpoint was made; restore the file from a backup"
+            )
+
+    def cut(self, mark: LogMark) -> None:
+        """Drop what lies beyond a mark that was checked."""
+        assert (self._hashed, self._hash.hexdigest()) == mark
+        if self.path.exists():
+            os.truncate(self.path, mark.size)
 
     def keep(self, num_lines: int) -> None:
         """Drop what lies beyond the first `num_lines` lines."""
         if self.path.exists():
             lines = self.path.read_bytes().split(b"\n")[:num_lines]
             os.truncate(self.path, sum(len(line) + 1 for line in lines))
+            self._hash_from_start()
+
+    def _hash_from_start(self) -> None:
+        self._hash, self._hashed = hashlib.sha256(), 0
+
+    def _hash_rest(self, stream: BinaryIO, size: int) -> None:
+        """Go on with the hash to byte `size`."""
+        stream.seek(self._hashed)
+        while self._hashed < size:
+            piece = stream.read(min(_PIECE, size - self._hashed))
+            assert piece, "the file was measured a moment ago"
+            self._hash.update(piece)
+            self._hashed += len(piece)
 
     def records(self) -> list[dict[str, Any]]:
         return read_jsonl_records(self.path)

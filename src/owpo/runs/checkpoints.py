@@ -1,7 +1,9 @@
 """Checkpoints: weights, optimiser and progress, complete or not there at all.
 
     checkpoints/000007/{model.safetensors, optimizer.safetensors, state.json}
-    checkpoints/manifest.json     which of them count, oldest first, with the sha256 of every file
+    checkpoints/manifest.json     which of them count, oldest first, with the sha256 of every file; sealed
+
+state.json holds the progress and, for every log, its size and the sha256 of what it held.
 
 A checkpoint is written under a temporary name, flushed, renamed, and then listed: one that the manifest does not
 list does not exist. Names only count up, so none that counts is ever written over. A damaged one is passed over
@@ -20,13 +22,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from owpo.disk.files import atomic_folder, file_hash, fsync, read_json, write_json
+from owpo.disk.files import atomic_folder, damage, file_hashes, fsync, read_json, write_json
+from owpo.disk.logs import LogMark
+from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.errors import InputError, input_errors
 from owpo.runs.progress import Progress
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     progress: Progress
-    log_sizes: dict[str, int]
+    log_sizes: dict[str, LogMark]
 
 
 class CheckpointStore:
@@ -46,20 +50,24 @@ class CheckpointStore:
         self.folder = folder
         self.manifest = folder / "manifest.json"
 
+    @classmethod
+    def create(cls, folder: Path) -> CheckpointStore:
+        """A store without checkpoints: it has its manifest from the start, so that one which is gone is noticed."""
+        folder.mkdir()
+        store = cls(folder)
+        store._list([])
+        return store
+
     def listed(self) -> list[dict[str, Any]]:
         """The manifest's entries, oldest first.
 
         Raises:
-            InputError: the manifest cannot be read.
+            InputError: the manifest is gone or damaged.
         """
-        if not self.manifest.exists():
-            return []
-        try:
-            return read_json(self.manifest)["checkpoints"]
-        except (ValueError, KeyError) as error:
-            raise InputError(
-                f"{self.manifest} is damaged ({error}); restore it from a backup, or remove it to start the run over"
-            ) from error
+        return read_sealed(self.manifest)["checkpoints"]
+
+    def _list(self, entries: list[dict[str, Any]]) -> None:
+        write_sealed(self.manifest, {"checkpoints": entries})
 
     def save(self, checkpoint: Checkpoint, keep: int) -> None:
         """Write one, list it, and remove what falls out of the last `keep`."""
@@ -74,10 +82,10 @@ class CheckpointStore:
                 "log_sizes": checkpoint.log_sizes,
             }
             write_json(folder / "state.json", state)
-            hashes = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
+            hashes = file_hashes(folder)
         entry = {"name": name, "progress": checkpoint.progress.to_json(), "sha256": hashes}
         kept = [*entries, entry][-keep:]
-        write_json(self.manifest, {"checkpoints": kept})
+        self._list(kept)
         names = {e["name"] for e in kept}
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in names:
@@ -93,25 +101,16 @@ class CheckpointStore:
         entries = self.listed()
         for index in reversed(range(len(entries))):
             entry = entries[index]
-            damage = self._damage(entry)
-            if damage is None:
+            found = damage(self.folder / entry["name"], entry["sha256"])
+            if found is None:
                 if index + 1 < len(entries):
-                    write_json(self.manifest, {"checkpoints": entries[: index + 1]})
+                    self._list(entries[: index + 1])
                 return self._read(self.folder / entry["name"])
-            _log.warning("checkpoint %s is damaged (%s); using the one before it", entry["name"], damage)
+            _log.warning("checkpoint %s is damaged (%s); using the one before it", entry["name"], found)
         if entries:
             raise InputError(
                 f"no checkpoint in {self.folder} is intact; restore one from a backup, or start over in a new folder"
             )
-        return None
-
-    def _damage(self, entry: dict[str, Any]) -> str | None:
-        for name, expected in entry["sha256"].items():
-            file = self.folder / entry["name"] / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file_hash(file) != expected:
-                return f"{name} has other bytes than were written"
         return None
 
     def _read(self, folder: Path) -> Checkpoint:
@@ -124,7 +123,7 @@ class CheckpointStore:
             weights=load_file(folder / "model.safetensors"),
             optimizer=load_file(folder / "optimizer.safetensors"),
             progress=_progress(state["progress"], folder),
-            log_sizes=state["log_sizes"],
+            log_sizes={name: LogMark(*mark) for name, mark in state["log_sizes"].items()},
         )
 
 

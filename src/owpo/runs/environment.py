@@ -12,12 +12,16 @@ from typing import Any
 
 import torch
 
+from owpo.disk.logs import JSONLLog
+from owpo.errors import InputError
 
-def describe_environment(threads: int, grader: dict[str, str]) -> dict[str, Any]:
+
+def describe_environment(threads: int, grader: dict[str, str], *, trust_remote_code: bool) -> dict[str, Any]:
     """Versions of everything that can change a number, the machine, the command, and the code's commit.
 
     Args:
         grader: what verdicts depend on (`verify.graders.fingerprint`).
+        trust_remote_code: whether code that comes with a model may run.
     """
     return {
         "owpo": version("owpo"),
@@ -32,8 +36,25 @@ def describe_environment(threads: int, grader: dict[str, str]) -> dict[str, Any]
         "threads": threads,
         "grader": grader,
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "model_code_may_run": trust_remote_code,
         "command": sys.argv,
     }
+
+
+def earlier_starts(log: JSONLLog) -> tuple[list[dict[str, Any]], Path | None]:
+    """What earlier starts wrote down, and where the file was put if it is damaged: no number of a run depends on it."""
+    try:
+        starts = log.records()
+        if all(isinstance(start, dict) for start in starts):
+            log.keep(len(starts))  # without a last line that a kill cut
+            return starts, None
+    except InputError:
+        pass
+    number = 1
+    while (aside := log.path.with_name(f"{log.path.name}.damaged-{number}")).exists():
+        number += 1
+    log.path.rename(aside)
+    return [], aside
 
 
 def _code_version() -> dict[str, Any] | None:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from owpo.config import RunConfig
-from owpo.disk.files import read_json, write_json
-from owpo.disk.logs import JSONLLog
+from owpo.disk.files import read_json
+from owpo.disk.logs import JSONLLog, LogMark
+from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.errors import InputError
 from owpo.recipes import build_config
 from owpo.runs.checkpoints import CheckpointStore
@@ -43,31 +44,31 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, config: RunConfig, problem_digests: dict[str, str]) -> RunFolder:
         """A new run in an empty folder."""
-        for name in ("versions", "checkpoints"):
-            (path / name).mkdir()
-        write_json(path / "config.json", config.model_dump(mode="json"))
-        write_json(path / "problems.json", problem_digests)
+        (path / "versions").mkdir()
+        CheckpointStore.create(path / "checkpoints")
+        write_sealed(path / "config.json", config.model_dump(mode="json"))
+        write_sealed(path / "problems.json", problem_digests)
         return cls(path)
 
     @staticmethod
     def read_config(path: Path) -> RunConfig:
         """
         Raises:
-            InputError: the folder is no run, or its configuration has been changed into one that is not valid.
+            InputError: the folder is no run, or its configuration is not what it was started with.
         """
         file = path / "config.json"
         if not file.is_file():
             raise InputError(
                 f"{str(path)!r} is not a run folder (it has no config.json); start one with owpo train RECIPE"
             )
-        return build_config(read_json(file), str(file))
+        return build_config(read_sealed(file), str(file))
 
     def check_problems(self, problem_digests: dict[str, str]) -> None:
         """
         Raises:
             InputError: a problem set is not the one that the run began with.
         """
-        recorded = read_json(self.path / "problems.json")
+        recorded = read_sealed(self.path / "problems.json")
         changed = [f"problems.{name}" for name in recorded if recorded[name] != problem_digests[name]]
         if changed:
             raise InputError(
@@ -75,15 +76,27 @@ class RunFolder:
                 "files, or start a new run"
             )
 
-    def sync_logs(self) -> dict[str, int]:
-        """Flush every log; their sizes, for a checkpoint."""
+    def sync_logs(self) -> dict[str, LogMark]:
+        """Flush every log; how far each has come, for a checkpoint."""
         return {name: log.sync() for name, log in self.logs.items()}
 
-    def cut_logs(self, sizes: dict[str, int]) -> None:
-        """Forget what was logged after a checkpoint (everything, for an empty `sizes`)."""
+    def cut_logs(self, marks: dict[str, LogMark]) -> None:
+        """Forget what was logged after a checkpoint (everything, for an empty `marks`).
+
+        Raises:
+            InputError: a log's past is not what it was; then none has been cut.
+        """
         for name, log in self.logs.items():
-            log.cut(sizes.get(name, 0))
+            log.check(marks.get(name, LogMark()))
+        for name, log in self.logs.items():
+            log.cut(marks.get(name, LogMark()))
 
     def result(self) -> dict[str, Any] | None:
-        """The closing table, None while the run is not done."""
-        return read_json(self.result_file) if self.result_file.is_file() else None
+        """The closing table, None while the run is not done.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if not self.result_file.is_file():
+            return None
+        return read_json(self.result_file, "remove it, and owpo resume makes it again")

@@ -1,0 +1,48 @@
+"""JSON that a run stands on: the file carries a sha256 of its own text, and is believed only where that fits.
+
+{
+  "checkpoints": [...],
+  "seal": "9f86d0..."     of the file's text without this entry
+}
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from owpo.disk.files import json_text, read_json, write_text
+from owpo.errors import InputError
+
+_SEAL = "seal"
+
+
+def write_sealed(path: Path, data: dict[str, Any]) -> None:
+    """Replace `path` by `data` as sealed JSON; a reader sees the old file or the new one, nothing between."""
+    assert _SEAL not in data
+    write_text(path, _sealed_text(data))
+
+
+def read_sealed(path: Path, fix: str = "restore it from a backup, or start a new run") -> dict[str, Any]:
+    """What `write_sealed` wrote.
+
+    Args:
+        fix: what to do about a damaged file, as the end of a sentence.
+
+    Raises:
+        InputError: the file is gone, some byte of it is not as it was written, or it never had a seal.
+    """
+    data = read_json(path, fix)
+    if not isinstance(data, dict) or _SEAL not in data:
+        raise InputError(
+            f"{path} has no seal: an earlier version of owpo wrote it (go on with that one), or it was edited; {fix}"
+        )
+    unsealed = {key: value for key, value in data.items() if key != _SEAL}
+    if path.read_bytes() != _sealed_text(unsealed).encode():
+        raise InputError(f"{path} is damaged or was edited (its text does not fit its seal); {fix}")
+    return unsealed
+
+
+def _sealed_text(data: dict[str, Any]) -> str:
+    return json_text({**data, _SEAL: hashlib.sha256(json_text(data).encode()).hexdigest()})
