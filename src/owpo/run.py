@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from owpo.bases.chain_addition import ensure_base
 from owpo.config import FixedProtocol, ModelConfig, RunConfig
 from owpo.disk.lock import run_lock
 from owpo.disk.settings import differences
-from owpo.errors import InputError, input_errors
+from owpo.disk.trouble import disk_trouble
+from owpo.errors import InputError, RunFailed, input_errors
 from owpo.policy.load import check_same_vocabulary, load_policy
 from owpo.policy.model import Policy
 from owpo.problem_sets import ProblemSets, load_problem_sets
@@ -69,7 +71,7 @@ def train(
     Raises:
         InputError: something in the recipe, the data or the models is wrong; nothing has been written.
         Interrupted: Ctrl-C or SIGTERM; the state is saved, `resume` goes on.
-        RunFailed: too many non-finite updates; the folder says more.
+        RunFailed: too many non-finite updates, or the disk is full, read-only or failing; the message says what stands.
     """
     config = recipe if isinstance(recipe, RunConfig) else load_recipe(recipe, overrides)
     display = display or Display()
@@ -82,7 +84,7 @@ def train(
     _check_place(path)
     config = _with_threads(config, config.run.threads or torch.get_num_threads())
     stop = StopSignal()
-    with stop.listen(), _verifier(config) as verifier:
+    with stop.listen(), _disk_trouble_is_told(path), _verifier(config) as verifier:
         problems = _problems(config, verifier)
         _create(path, config, problems, display, stop)
         return _go_on(path, config, problems, verifier, display, stop)
@@ -105,9 +107,41 @@ def resume(folder: str | Path, *, display: Display | None = None) -> Run:
         display.result(path, done)
         return Run(path, done["rows"])
     stop = StopSignal()
-    with stop.listen(), _verifier(config) as verifier:
+    with stop.listen(), _disk_trouble_is_told(path), _verifier(config) as verifier:
         problems = _problems(config, verifier)
         return _go_on(path, config, problems, verifier, display, stop)
+
+
+@contextmanager
+def _disk_trouble_is_told(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        RunFailed: the disk is full, read-only or failing: where, which checkpoint stands, how to go on.
+    """
+    show_in_thread = threading.excepthook
+    # TensorBoard writes in a thread; what stops that one is raised again here.
+    threading.excepthook = lambda told: (
+        None if told.exc_value and disk_trouble(told.exc_value) else show_in_thread(told)
+    )
+    try:
+        yield
+    except Exception as error:
+        failed = disk_trouble(error)
+        if failed is None:
+            raise
+        raise RunFailed(f"{failed}. {_what_stands(path, failed.cure)}") from error
+    finally:
+        threading.excepthook = show_in_thread
+
+
+def _what_stands(path: Path, cure: str) -> str:
+    if not path.exists():
+        return f"The run had not begun; {cure}, then start it again"
+    try:
+        name = RunFolder(path).checkpoints.listed()[-1]["name"]
+    except (InputError, IndexError):
+        return f"There is no checkpoint yet; {cure}, then go on from the start by: owpo resume {path}"
+    return f"The last checkpoint, {path / 'checkpoints' / name}, stands; {cure}, then go on by: owpo resume {path}"
 
 
 @contextmanager
@@ -130,11 +164,13 @@ def _problems(config: RunConfig, verifier: Verifier) -> ProblemSets:
 
 
 def _check_place(path: Path) -> None:
-    """A folder can be made at `path`: said now, and not after a base model has been trained."""
+    """A folder can be made at `path`: said now, and not after a base model has been trained.
+
+    Another name is tried, since a folder of this one, left by a kill, would be taken for a run.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir()
-        path.rmdir()
+        Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)).rmdir()
     except OSError as error:
         raise InputError(
             f"run.folder {str(path)!r} cannot be made: {error.strerror}; choose another"
@@ -251,10 +287,10 @@ def _go_on(
         folder.cut_logs(checkpoint.log_sizes if checkpoint is not None else {})
         grader = fingerprint(config.verifier.spec())
         _note_environment(folder, grader, config.model.trust_remote_code, display)
-        session.tensorboard = _tensorboard(config, path, session.progress)
         plan = plan_stages(config.ratchet, config.objective)
         display.start(path, [str(stage) for stage in plan], session.progress.stage)
-        evolve(session)
+        with _tensorboard(config, path, session.progress) as session.tensorboard:
+            evolve(session)
         result = folder.result()
         assert result is not None
         display.result(path, result)
@@ -298,7 +334,11 @@ def _import_tensorboard() -> type[SummaryWriter]:
     return SummaryWriter
 
 
-def _tensorboard(config: RunConfig, path: Path, progress: Progress) -> SummaryWriter | None:
+@contextmanager
+def _tensorboard(config: RunConfig, path: Path, progress: Progress) -> Iterator[SummaryWriter | None]:
     if not config.run.tensorboard:
-        return None
-    return _import_tensorboard()(str(path / "tensorboard"), purge_step=progress.total_steps + 1)
+        yield None
+        return
+    writer = _import_tensorboard()(str(path / "tensorboard"), purge_step=progress.total_steps + 1)
+    with closing(writer):
+        yield writer

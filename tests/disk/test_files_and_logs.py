@@ -1,14 +1,21 @@
 """Writes that a kill cannot halve, logs that can be cut back, and a lock that dies with its holder."""
 
+import errno
 import hashlib
+import os
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from owpo.disk.files import atomic_folder, read_json, write_json
 from owpo.disk.lock import run_lock
 from owpo.disk.logs import JSONLLog, read_jsonl_records
+from owpo.disk.trouble import DiskFailed, writing
 from owpo.errors import InputError
 
 
@@ -75,6 +82,62 @@ def test_a_log_whose_past_is_another_is_refused_and_left_alone(tmp_path):
         with pytest.raises(InputError, match=rf"metrics\.jsonl .*{message}.*restore the file"):
             JSONLLog(log.path).check(mark)
         assert log.path.read_text() == changed
+
+
+@contextmanager
+def largest_file(size):
+    """The system itself refuses what goes beyond, in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_the_disk_cuts_short_leaves_what_was_there(tmp_path):
+    log, file = JSONLLog(tmp_path / "metrics.jsonl"), tmp_path / "a.json"
+    log.append({"step": 1})
+    write_json(file, {"value": 1})
+    with largest_file(50):
+        with pytest.raises(DiskFailed, match=rf"{log.path}: File too large"):
+            log.append({"step": 2}, {"step": 3, "text": "x" * 100})
+        with pytest.raises(DiskFailed, match=rf"{file}: File too large"):
+            write_json(file, {"value": "x" * 100})
+        with (
+            pytest.raises(DiskFailed, match=rf"{tmp_path / 'folder'}: File too large"),
+            atomic_folder(tmp_path / "folder") as folder,
+        ):
+            (folder / "one").write_text("x" * 100)
+    assert log.path.read_text() == '{"step": 1}\n'
+    assert read_json(file) == {"value": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EROFS, os.strerror(errno.EROFS)),
+        SafetensorError("Error while serializing: I/O error: Read-only file system (os error 30)"),
+        SafetensorError(
+            'Error while serializing: IoError(Os { code: 30, kind: ReadOnlyFilesystem, message: "..." })'
+        ),
+        Exception("Read-only file system (os error 30)"),
+    ],
+)
+def test_trouble_is_recognised_in_every_librarys_words(error):
+    with pytest.raises(DiskFailed) as caught, writing(Path("/run/weights")):
+        raise error
+    assert str(caught.value) == "trouble with the disk at /run/weights: Read-only file system"
+    assert caught.value.cure == "make the file system writable"
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(32, "Broken pipe"), ValueError("os error"), FileNotFoundError(2, "")]
+)
+def test_other_errors_stay_what_they_are(error):
+    with pytest.raises(type(error)), writing(Path("/run/weights")):
+        raise error
 
 
 def test_a_line_cut_by_a_kill_is_not_read(tmp_path):

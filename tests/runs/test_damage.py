@@ -28,7 +28,6 @@ class Listening(Display):
 def stopped(recipe_data, monkeypatch):
     """A run of two stages stopped in the second, with two checkpoints; what it needs to go on."""
     recipe_data["ratchet"] = {"protocol": "every_k", "steps": 6, "k": 3}
-    recipe_data["rollout"]["group_size"] = 8
     config = build_config(recipe_data, "test")
     folder = Path(config.run.folder)
     real = StopSignal.check

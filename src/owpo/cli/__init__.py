@@ -1,37 +1,84 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong input, 75 interrupted and resumable."""
+"""The command line.
+
+Exit codes: 0 done, 1 failed, 2 wrong input, 75 interrupted and resumable, 141 nobody reads the output any more.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from owpo.cli import measuring, problems, ratchet, training
+from owpo.disk.trouble import DiskFailed, disk_trouble
 from owpo.errors import InputError, Interrupted, RunFailed
 from owpo.verify.verdict import VerifierFailed
 
-_EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 1, 2, 75
+_EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED, _EXIT_UNREAD = 1, 2, 75, 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    try:
+        try:
+            return _command(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return _EXIT_UNREAD
+
+
+def _command(words: Sequence[str] | None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(words)
     if rest and arguments.command not in ("train", "check"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        arguments.run(arguments, rest)
+        _run(arguments, rest)
     except InputError as error:
-        print(f"owpo: {error}", file=sys.stderr)
+        _tell(str(error))
         return _EXIT_INPUT
+    except DiskFailed as error:
+        _tell(f"{error}; {error.cure}, then give the same command again")
+        return _EXIT_FAILED
     except (RunFailed, VerifierFailed) as error:
-        print(f"owpo: {error}", file=sys.stderr)
+        _tell(str(error))
         return _EXIT_FAILED
     except (Interrupted, KeyboardInterrupt) as error:
-        print(f"owpo: {_how_to_go_on(arguments, error)}", file=sys.stderr)
+        _tell(_how_to_go_on(arguments, str(error) or "Ctrl-C", isinstance(error, Interrupted)))
         return _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if arguments.command in ("train", "resume", "eval"):
+            _tell(_how_to_go_on(arguments, "the output was closed", False))
+        raise
     return 0
+
+
+def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """
+    Raises:
+        DiskFailed: also for trouble of the disk that nobody below has told.
+        BrokenPipeError: nobody reads the output.
+    """
+    try:
+        arguments.run(arguments, rest)
+    except SystemExit as error:  # what rich makes of a broken pipe
+        raise BrokenPipeError from error
+    except OSError as error:
+        failed = disk_trouble(error)
+        if failed is None:
+            raise
+        raise failed from error
+
+
+def _tell(sentence: str) -> None:
+    with suppress(BrokenPipeError):
+        print(f"owpo: {sentence}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,11 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _how_to_go_on(arguments: argparse.Namespace, error: BaseException) -> str:
+def _how_to_go_on(arguments: argparse.Namespace, reason: str, is_saved: bool) -> str:
     if arguments.command == "eval":
-        return f"stopped ({str(error) or 'Ctrl-C'}); the samples so far are kept, go on by the same command"
+        return f"stopped ({reason}); the samples so far are kept, go on by the same command"
     folder = getattr(arguments, "folder", None)
     if folder is None or not Path(folder).exists():
-        return "stopped before the run began; nothing was lost, start it again"
-    saved = "state saved" if isinstance(error, Interrupted) else "stopped at once, the last checkpoint stands"
-    return f"stopped ({str(error) or 'Ctrl-C'}), {saved}; go on by: owpo resume {folder}"
+        return f"stopped ({reason}) before the run began; nothing was lost, start it again"
+    saved = "state saved" if is_saved else "the last checkpoint stands"
+    return f"stopped ({reason}), {saved}; go on by: owpo resume {folder}"

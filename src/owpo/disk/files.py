@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from owpo.disk.trouble import writing
 from owpo.errors import InputError
 
 
@@ -34,17 +35,22 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by a text; a reader sees the old file or the new one, nothing between."""
+    """Replace `path` by a text; a reader sees the old file or the new one, nothing between.
+
+    Raises:
+        DiskFailed: the disk is full, read-only or failing; the old file stands.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        fsync(temporary)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):  # what it raised is told; a full disk should not stay full
-            temporary.unlink(missing_ok=True)
-        raise
-    fsync(path.parent)
+    with writing(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            fsync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)  # a full disk should not stay full
+            raise
+        fsync(path.parent)
 
 
 def read_json(path: Path, fix: str = "restore it") -> Any:
@@ -65,22 +71,27 @@ def read_json(path: Path, fix: str = "restore it") -> Any:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill; it becomes `path` (replacing what is there) when the block ends without error."""
+    """A temporary folder to fill; it becomes `path` (replacing what is there) when the block ends without error.
+
+    Raises:
+        DiskFailed: the disk is full, read-only or failing, also where the block finds it so.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            fsync(file)
-        fsync(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    fsync(path.parent)
+    with writing(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                fsync(file)
+            fsync(temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        fsync(path.parent)
 
 
 def file_hash(path: Path) -> str:

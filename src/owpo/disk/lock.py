@@ -16,9 +16,15 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or nothing can be written into the folder.
     """
-    with (folder / "run.lock").open("a+", encoding="utf-8") as stream:
+    try:
+        stream = (folder / "run.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror}); make it writable, then do the same again"
+        ) from error
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from owpo.disk.files import write_text
+from owpo.disk.trouble import writing
 from owpo.errors import InputError
 
 _PIECE = 1 << 20  # bytes
@@ -32,9 +34,20 @@ class JSONLLog:
         )  # of the first so many bytes, so that none is hashed twice
 
     def append(self, *records: dict[str, Any]) -> None:
+        """
+        Raises:
+            DiskFailed: the disk is full, read-only or failing; no half line is left where it can be helped.
+        """
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write("".join(lines))
+        with writing(self.path):
+            size = self.path.stat().st_size if self.path.exists() else 0
+            try:
+                with self.path.open("a", encoding="utf-8") as stream:
+                    stream.write("".join(lines))
+            except OSError:
+                with suppress(OSError):
+                    os.truncate(self.path, size)
+                raise
 
     def replace(self, *records: dict[str, Any]) -> None:
         """Put these in the place of all lines; a reader sees the old file or the new one, nothing between."""
@@ -44,7 +57,7 @@ class JSONLLog:
 
     def sync(self) -> LogMark:
         """Flush to disk; how far the log has come, which a checkpoint records."""
-        with self.path.open("a+b") as stream:
+        with writing(self.path), self.path.open("a+b") as stream:
             os.fsync(stream.fileno())
             self._hash_rest(stream, os.fstat(stream.fileno()).st_size)
         return LogMark(self._hashed, self._hash.hexdigest())
@@ -75,7 +88,8 @@ class JSONLLog:
         """Drop what lies beyond a mark that was checked."""
         assert (self._hashed, self._hash.hexdigest()) == mark
         if self.path.exists():
-            os.truncate(self.path, mark.size)
+            with writing(self.path):
+                os.truncate(self.path, mark.size)
 
     def keep(self, num_lines: int) -> None:
         """Drop what lies beyond the first `num_lines` lines."""

@@ -14,6 +14,7 @@ from typing import Any
 from owpo.disk.files import read_json, write_json
 from owpo.disk.logs import JSONLLog
 from owpo.disk.settings import differences
+from owpo.disk.trouble import writing
 from owpo.errors import InputError
 from owpo.evaluation.answers import Sampling
 from owpo.problems.problem import Problem, digest
@@ -38,6 +39,10 @@ def set_settings(
     }
 
 
+class OtherSettings(InputError):
+    """The folder holds an evaluation with other settings than the one that is asked for."""
+
+
 class EvaluationFolder:
     """An evaluation on disk. Making this object writes nothing."""
 
@@ -51,10 +56,13 @@ class EvaluationFolder:
         """The folder for an evaluation with these settings (plain data): a new one, or one to go on with.
 
         Raises:
-            InputError: it cannot be made, or holds an evaluation with other settings; names what differs.
+            OtherSettings: it holds an evaluation with other settings; names what differs.
+            InputError: it cannot be made.
+            DiskFailed: the disk is full, read-only or failing.
         """
         try:
-            return cls._open(path, settings)
+            with writing(path):
+                return cls._open(path, settings)
         except OSError as error:
             raise InputError(
                 f"the evaluation folder {path} cannot be made: {error.strerror}; choose another by --out"
@@ -66,7 +74,7 @@ class EvaluationFolder:
         if folder.settings_file.is_file():
             different = differences(decisive_settings(folder.settings), decisive_settings(settings))
             if different:
-                raise InputError(
+                raise OtherSettings(
                     f"{path} holds an evaluation with other settings ({'; '.join(different[:5])}); choose another "
                     "folder by --out, or remove this one"
                 )
