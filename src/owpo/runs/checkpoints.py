@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -120,11 +121,18 @@ class CheckpointStore:
                 f"{folder} has checkpoint format {state['format']}; this version of owpo reads {FORMAT}"
             )
         return Checkpoint(
-            weights=load_file(folder / "model.safetensors"),
-            optimizer=load_file(folder / "optimizer.safetensors"),
+            weights=_tensors(folder / "model.safetensors"),
+            optimizer=_tensors(folder / "optimizer.safetensors"),
             progress=_progress(state["progress"], folder),
             log_sizes={name: LogMark(*mark) for name, mark in state["log_sizes"].items()},
         )
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise InputError(f"{file} is no safetensors file ({error}); restore it from a backup") from error
 
 
 def _progress(data: dict[str, Any], folder: Path) -> Progress:
