@@ -28,6 +28,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return _command(words)
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # before or after the command itself
+        return _EXIT_INTERRUPTED
     except BrokenPipeError:
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the interpreter flushes once more at its end

@@ -26,6 +26,7 @@ from torch import Tensor
 from owpo.disk.files import atomic_folder, damage, file_hashes, fsync, read_json, write_json
 from owpo.disk.logs import LogMark
 from owpo.disk.sealed import read_sealed, write_sealed
+from owpo.disk.trouble import writing
 from owpo.errors import InputError, input_errors
 from owpo.runs.progress import Progress
 
@@ -90,7 +91,8 @@ class CheckpointStore:
         names = {e["name"] for e in kept}
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in names:
-                shutil.rmtree(path)
+                with writing(path):
+                    shutil.rmtree(path)
         fsync(self.folder)
 
     def load_newest(self) -> Checkpoint | None:
