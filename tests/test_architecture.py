@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "core": set(),
     "errors": set(),
     "seeds": set(),
+    "printable": set(),
     "stop": {"errors"},
     "disk": {"errors"},
     "problems": {"core"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "ratchet": {"config", "disk", "errors", "evaluation", "policy", "problems", "runs", "seeds", "training"},
     "run": set(),  # everything below it
     "scores": set(),
-    "terminal": {"evaluation", "training"},
+    "terminal": {"evaluation", "printable", "training"},
     "cli": set(),
 }
 ABOVE_ALL = {"run", "scores", "cli", "__init__", "__main__"}

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from owpo.evaluation.evaluate import Evaluation
+from owpo.printable import printable
 from owpo.training.alarms import Alarm
 from owpo.training.display import Display
 
@@ -46,12 +47,15 @@ _PLACE_WIDTH = 8
 def show_warnings() -> None:
     """Warnings of the library on stderr, a line each."""
     console = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
-    )
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    handler.setFormatter(_PrintableFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class Terminal(Display):
@@ -62,7 +66,7 @@ class Terminal(Display):
 
     @contextmanager
     def phase(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
+        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()]
         if total is not None:
             columns.append(MofNCompleteColumn())
         bar = Progress(
@@ -73,7 +77,7 @@ class Terminal(Display):
             disable=not self.console.is_terminal,
         )
         with bar:
-            task = bar.add_task(name, total=total)
+            task = bar.add_task(printable(name), total=total)
             yield lambda done: bar.update(task, completed=done)
 
     def start(self, folder: Path, stages: list[str], done: int) -> None:
@@ -94,7 +98,7 @@ class Terminal(Display):
 
     def _line(self, text: str, style: str | None = None) -> None:
         """One line as it is, however narrow the terminal."""
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
     def evaluation(self, stage: int, step: int, evaluation: Evaluation, is_best: bool) -> None:
         accuracy = evaluation.accuracy

@@ -16,7 +16,7 @@ from owpo.disk.files import atomic_folder, read_json, write_json
 from owpo.disk.lock import run_lock
 from owpo.disk.logs import JSONLLog, read_jsonl_records
 from owpo.disk.trouble import DiskFailed, writing
-from owpo.errors import InputError
+from owpo.errors import InputError, RunFailed
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -133,7 +133,7 @@ def test_trouble_is_recognised_in_every_librarys_words(error):
 
 
 @pytest.mark.parametrize(
-    "error", [BrokenPipeError(32, "Broken pipe"), ValueError("os error"), FileNotFoundError(2, "")]
+    "error", [BrokenPipeError(32, ""), RunFailed("says (os error 28)"), FileNotFoundError(2, "")]
 )
 def test_other_errors_stay_what_they_are(error):
     with pytest.raises(type(error)), writing(Path("/run/weights")):

@@ -48,6 +48,12 @@ def test_a_file_without_a_seal_is_said_to_be_of_an_earlier_version(file, other):
         read_sealed(file)
 
 
+def test_a_text_that_cannot_be_encoded_is_damage_too(file):
+    file.write_text(file.read_text(encoding="utf-8").replace("né", "\\ud800"), encoding="utf-8")
+    with pytest.raises(InputError, match="is damaged or was edited"):
+        read_sealed(file)
+
+
 def test_the_fix_is_the_callers(file):
     file.unlink()
     with pytest.raises(InputError, match=r"config\.json cannot be read \(No such file.*\); put it back"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from owpo.cli import measuring, problems, ratchet, training
 from owpo.disk.trouble import DiskFailed, disk_trouble
 from owpo.errors import InputError, Interrupted, RunFailed
+from owpo.printable import printable
 from owpo.verify.verdict import VerifierFailed
 
 _EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED, _EXIT_UNREAD = 1, 2, 75, 141
@@ -27,6 +28,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return _command(words)
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # before or after the command itself
+        return _EXIT_INTERRUPTED
     except BrokenPipeError:
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the interpreter flushes once more at its end
@@ -78,7 +81,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _tell(sentence: str) -> None:
     with suppress(BrokenPipeError):
-        print(f"owpo: {sentence}", file=sys.stderr)
+        print(f"owpo: {printable(sentence)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from owpo.cli.common import SET_HELP, Commands, open_display
+from owpo.printable import printable
 
 
 def add_commands(commands: Commands) -> None:
@@ -159,10 +160,10 @@ def _percent(share: float) -> str:
 
 def _print_comparison(console: Console, name: str, found: dict[str, Any], num_listed: int) -> None:
     def line(text: str = "") -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     a, b, count = found["a"], found["b"], {kind: len(found[kind]) for kind in _KINDS}
-    console.print(Text(f"{name}: {a['num_problems']} problems", style="bold"))
+    console.print(Text(printable(f"{name}: {a['num_problems']} problems"), style="bold"))
     for label, accuracy in (("A", a), ("B", b)):
         line(
             f"  {label}      {_percent(accuracy['mean'])} ({_percent(accuracy['low'])} - {_percent(accuracy['high'])})"
@@ -180,7 +181,7 @@ def _print_comparison(console: Console, name: str, found: dict[str, Any], num_li
             for heading in ("A", "B"):
                 table.add_column(heading, justify="right", no_wrap=True)
             for change in found[kind][:num_listed]:
-                table.add_row(Text(change["id"]), _percent(change["a"]), _percent(change["b"]))
+                table.add_row(Text(printable(change["id"])), _percent(change["a"]), _percent(change["b"]))
             console.print(table)
             if count[kind] > num_listed:
                 line(f"  and {count[kind] - num_listed} more; --list N or --json shows them")

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from owpo.cli.common import SET_HELP, Commands
+from owpo.printable import printable
 
 if TYPE_CHECKING:
     from owpo.evaluation_sets import Verifiers
@@ -112,7 +113,7 @@ def _print_survey(name: str, found: dict[str, Any]) -> None:
         answers = ", ".join(f"{each['answer']!r} ({each['where']})" for each in conflict["answers"])
         print(f"\nconflict: {conflict['prompt']!r} has the answers {answers}")
     for example in found["examples"]:
-        print(f"\n{example['id']}, answer {example['answer']!r}\n{example['prompt']}")
+        print(printable(f"\n{example['id']}, answer {example['answer']!r}\n{example['prompt']}"))
 
 
 _COUNTS = {
@@ -140,7 +141,7 @@ def _verify(arguments: argparse.Namespace, _rest: list[str]) -> None:
         print(json.dumps(asdict(judgement)))
         return
     told = f"; {judgement.detail}" if judgement.detail else ""
-    print(f"{judgement.verdict}; answer read: {judgement.answer!r}{told}")
+    print(printable(f"{judgement.verdict}; answer read: {judgement.answer!r}{told}"))
 
 
 def _audit(arguments: argparse.Namespace, verifiers: Verifiers) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from owpo.errors import InputError
@@ -32,7 +32,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"{folder} is in use by process {stream.read().strip() or 'unknown'}; wait for it to end, or stop it"
             ) from error
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
+        with suppress(OSError):  # on a full disk; the lock holds without the number that is told to others
+            os.ftruncate(stream.fileno(), 0)
+            os.write(stream.fileno(), f"{os.getpid()}\n".encode())
         yield

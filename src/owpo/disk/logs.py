@@ -28,10 +28,7 @@ class JSONLLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._hash, self._hashed = (
-            hashlib.sha256(),
-            0,
-        )  # of the first so many bytes, so that none is hashed twice
+        self._hash_from_start()
 
     def append(self, *records: dict[str, Any]) -> None:
         """
@@ -95,10 +92,12 @@ class JSONLLog:
         """Drop what lies beyond the first `num_lines` lines."""
         if self.path.exists():
             lines = self.path.read_bytes().split(b"\n")[:num_lines]
-            os.truncate(self.path, sum(len(line) + 1 for line in lines))
+            with writing(self.path):
+                os.truncate(self.path, sum(len(line) + 1 for line in lines))
             self._hash_from_start()
 
     def _hash_from_start(self) -> None:
+        """The hash is kept of the first so many bytes, so that a checkpoint costs only what is new."""
         self._hash, self._hashed = hashlib.sha256(), 0
 
     def _hash_rest(self, stream: BinaryIO, size: int) -> None:

@@ -39,10 +39,14 @@ def read_sealed(path: Path, fix: str = "restore it from a backup, or start a new
             f"{path} has no seal: an earlier version of owpo wrote it (go on with that one), or it was edited; {fix}"
         )
     unsealed = {key: value for key, value in data.items() if key != _SEAL}
-    if path.read_bytes() != _sealed_text(unsealed).encode():
+    if path.read_bytes() != _bytes(_sealed_text(unsealed)):
         raise InputError(f"{path} is damaged or was edited (its text does not fit its seal); {fix}")
     return unsealed
 
 
 def _sealed_text(data: dict[str, Any]) -> str:
-    return json_text({**data, _SEAL: hashlib.sha256(json_text(data).encode()).hexdigest()})
+    return json_text({**data, _SEAL: hashlib.sha256(_bytes(json_text(data))).hexdigest()})
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # a damaged file may name what no text can hold

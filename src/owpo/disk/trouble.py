@@ -21,8 +21,10 @@ _CURES = {
     errno.EIO: "check the disk and its connection",
     errno.ESTALE: "mount the file system again",
 }
-# Libraries written in Rust (safetensors, tokenizers) tell the number in their text only.
+# Libraries written in Rust tell the number in their text only: safetensors in an error of its own, tokenizers in a bare
+# Exception. Nobody else's text is searched, since a model may have written it.
 _RUST = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)")
+_RUST_ERRORS = ("SafetensorError", "Exception")
 
 
 class DiskFailed(RunFailed):
@@ -45,7 +47,7 @@ def disk_trouble(error: BaseException, where: object = None) -> DiskFailed | Non
     if isinstance(error, DiskFailed):
         return error
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and (told := _RUST.search(str(error))):
+    if type(error).__name__ in _RUST_ERRORS and (told := _RUST.search(str(error))):
         number = int(told[1] or told[2])
     if number not in _CURES:
         return None

@@ -91,13 +91,15 @@ class EvaluationFolder:
         If so, no grader is named until `finish`: whatever stops the work in between, all verdicts are made anew.
         """
         records = [{"id": p.id, "prompt": p.prompt, "answer": p.answer} for p in problems]
-        self.problems_file(set_name).parent.mkdir(exist_ok=True)
+        with writing(self.path):
+            self.problems_file(set_name).parent.mkdir(exist_ok=True)
         JSONLLog(self.problems_file(set_name)).replace(*records)
         settings = self.settings
         if settings["sets"][set_name]["grader"] == grader:
             return False
         settings["sets"][set_name]["grader"] = None
-        self.result_file.unlink(missing_ok=True)
+        with writing(self.result_file):
+            self.result_file.unlink(missing_ok=True)
         write_json(self.settings_file, settings)
         return True
 

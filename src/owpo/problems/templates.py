@@ -46,7 +46,7 @@ class Template:
         """The prompt that asks `question`; a chat template needs the tokenizer.
 
         Raises:
-            ValueError: a chat template without a tokenizer, or with one that has none.
+            ValueError: a chat template without a tokenizer, or with one that has none, or that fails.
         """
         text = self.text.replace(PLACE, question)
         if not self.is_chat:
@@ -59,7 +59,13 @@ class Template:
                 "or set tokenizer.chat_template"
             )
         message = {"role": "user", "content": text}
-        return str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+        try:
+            return str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a program that came with the model, in a sandbox: it may raise anything
+            raise ValueError(
+                f"the tokenizer's chat template fails ({type(error).__name__}: {error}); mend tokenizer.chat_template, "
+                f"or choose another prompt template than {self.name!r}"
+            ) from error
 
 
 # The prompts of BytedTsinghua-SIA/DAPO-Math-17k have this text around the problem, word for word.

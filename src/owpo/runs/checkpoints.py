@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from owpo.disk.files import atomic_folder, damage, file_hashes, fsync, read_json, write_json
 from owpo.disk.logs import LogMark
 from owpo.disk.sealed import read_sealed, write_sealed
+from owpo.disk.trouble import writing
 from owpo.errors import InputError, input_errors
 from owpo.runs.progress import Progress
 
@@ -89,7 +91,8 @@ class CheckpointStore:
         names = {e["name"] for e in kept}
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in names:
-                shutil.rmtree(path)
+                with writing(path):
+                    shutil.rmtree(path)
         fsync(self.folder)
 
     def load_newest(self) -> Checkpoint | None:
@@ -120,11 +123,18 @@ class CheckpointStore:
                 f"{folder} has checkpoint format {state['format']}; this version of owpo reads {FORMAT}"
             )
         return Checkpoint(
-            weights=load_file(folder / "model.safetensors"),
-            optimizer=load_file(folder / "optimizer.safetensors"),
+            weights=_tensors(folder / "model.safetensors"),
+            optimizer=_tensors(folder / "optimizer.safetensors"),
             progress=_progress(state["progress"], folder),
             log_sizes={name: LogMark(*mark) for name, mark in state["log_sizes"].items()},
         )
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise InputError(f"{file} is no safetensors file ({error}); restore it from a backup") from error
 
 
 def _progress(data: dict[str, Any], folder: Path) -> Progress:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from owpo.disk.files import atomic_folder, damage, file_hashes, file_names
 from owpo.disk.sealed import read_sealed, write_sealed
+from owpo.disk.trouble import writing
 from owpo.errors import InputError
 from owpo.policy.load import load_policy, load_weights, save_policy
 from owpo.policy.model import Policy
@@ -151,4 +152,5 @@ class VersionStore:
         """Remove every version that nothing points to any more."""
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in ids:
-                shutil.rmtree(path)
+                with writing(path):
+                    shutil.rmtree(path)
