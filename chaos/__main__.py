@@ -59,11 +59,8 @@ def main() -> int:
     rows = [row for name in arguments.only or SCENARIOS for row in SCENARIOS[name].ROWS]
     print(table(tries, rows))
     print(_below_the_table(arguments.seed, time.monotonic() - started))
-    failed = failures(tries)
-    for failure in failed:
-        print(f"- {failure}")
     bench.tidy()
-    return 1 if failed else 0
+    return 1 if failures(tries) else 0
 
 
 def _arguments() -> argparse.Namespace:

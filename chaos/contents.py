@@ -27,6 +27,9 @@ def contents(run: Path) -> Contents:
         ValueError: a file is not what it must be in any run.
     """
     newest = _newest_checkpoint(run)
+    pointed_to = (newest / "state.json").read_text(encoding="utf-8") + (run / "result.json").read_text(
+        encoding="utf-8"
+    )
     found: Contents = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
@@ -35,6 +38,8 @@ def contents(run: Path) -> Contents:
         if name.startswith("checkpoints/") and path.name != newest.name and path.parent != newest:
             if path.parent == run / "checkpoints" and not path.name.isdecimal():
                 found[name] = b"left behind"
+            continue
+        if name.startswith("versions/") and f'"{name.split("/")[1]}"' not in pointed_to:
             continue
         name = name.replace(f"checkpoints/{newest.name}", "checkpoints/newest")
         if path.is_dir():

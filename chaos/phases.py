@@ -40,7 +40,7 @@ PHASES = [
         ),
         0.05,
     ),
-    Phase(CLOSING, ("ratchet/closing.py:*",), 0.5),
+    Phase(CLOSING, ("ratchet/closing.py:*",), 0.15),
     Phase("keeping a version", ("runs/versions.py:add",), 0.02),
     Phase("evaluation on selection", ("training/stage.py:_evaluate_and_keep_best",), 0.1),
     Phase("rollouts", ("training/rollout.py:collect_rollout",), 0.1),

@@ -56,4 +56,6 @@ def summary(tries: Sequence[Try]) -> str:
 
 
 def failures(tries: Sequence[Try]) -> list[str]:
-    return [f"{each.row}: {each.end}: {each.note}" for each in tries if each.end in (End.badly, End.lost)]
+    """What is not well, each once: tries of one run share its end."""
+    told = [f"{each.row}: {each.end}: {each.note}" for each in tries if each.end in (End.badly, End.lost)]
+    return list(dict.fromkeys(told))
