@@ -136,7 +136,7 @@ def _disk_trouble_is_told(path: Path) -> Iterator[None]:
 
 def _what_stands(path: Path, cure: str) -> str:
     if not path.exists():
-        return f"The run had not begun; {cure}, then start it again"
+        return f"There is no {path}; {cure}, then start it again"
     try:
         name = RunFolder(path).checkpoints.listed()[-1]["name"]
     except (InputError, IndexError):
@@ -284,7 +284,7 @@ def _go_on(
         checkpoint = folder.checkpoints.load_newest()
         if checkpoint is not None:
             session.restore(checkpoint)
-        folder.cut_logs(checkpoint.log_sizes if checkpoint is not None else {})
+        folder.cut_logs(checkpoint.log_marks if checkpoint is not None else {})
         grader = fingerprint(config.verifier.spec())
         _note_environment(folder, grader, config.model.trust_remote_code, display)
         plan = plan_stages(config.ratchet, config.objective)

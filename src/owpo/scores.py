@@ -157,6 +157,7 @@ def evaluate(
         settings = {
             "model": str(model),
             "model_hash": content_hash(policy.model),
+            "model_code_may_run": trust_remote_code,
             "dtype": str(policy.compute_dtype).removeprefix("torch."),
             "sets": {plan.chosen.name: plan.settings() for plan in plans},
         }

@@ -133,7 +133,7 @@ def test_trouble_is_recognised_in_every_librarys_words(error):
 
 
 @pytest.mark.parametrize(
-    "error", [BrokenPipeError(32, ""), RunFailed("says (os error 28)"), FileNotFoundError(2, "")]
+    "error", [BrokenPipeError(32, ""), RunFailed("says (os error 28)"), IsADirectoryError(21, "")]
 )
 def test_other_errors_stay_what_they_are(error):
     with pytest.raises(type(error)), writing(Path("/run/weights")):

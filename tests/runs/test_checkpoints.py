@@ -17,7 +17,7 @@ def checkpoint(step: int) -> Checkpoint:
         weights={"w": torch.full((3,), float(step))},
         optimizer={"0.exp_avg": torch.full((3,), step / 2), "0.step": torch.tensor(float(step))},
         progress=Progress(total_steps=step, stage_best={"1": "stage1-step4"}),
-        log_sizes={"metrics": LogMark(step * 10, "ab" * 32)},
+        log_marks={"metrics": LogMark(step * 10, "ab" * 32)},
     )
 
 
@@ -39,7 +39,7 @@ def test_what_is_saved_comes_back(store):
     assert torch.equal(loaded.weights["w"], torch.full((3,), 3.0))
     assert torch.equal(loaded.optimizer["0.exp_avg"], torch.full((3,), 1.5))
     assert loaded.progress == checkpoint(3).progress
-    assert loaded.log_sizes == {"metrics": LogMark(30, "ab" * 32)}
+    assert loaded.log_marks == {"metrics": LogMark(30, "ab" * 32)}
 
 
 def test_only_the_last_ones_are_kept(store):

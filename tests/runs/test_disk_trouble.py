@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from owpo.errors import InputError, RunFailed
 from owpo.recipes import build_config
 from owpo.run import resume, train
 from owpo.runs import checkpoints
+from owpo.training.display import Display
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 WRITES = ("os.mkdir", "os.rename", "os.truncate", "os.remove", "os.rmdir")
@@ -186,10 +188,29 @@ def test_every_write_of_an_evaluation_fails_once_and_its_samples_are_the_same(
         assert (tmp_path / "runs" / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_folder_that_is_moved_away_in_mid_run_is_missed_and_gone_on_with_once_it_is_back(small, tmp_path):
+    folder = Path(small["run"]["folder"])
+    train(build_config(small, "test"))
+    expected = contents(folder)
+    shutil.rmtree(folder)
+
+    class Mover(Display):
+        def step(self, metrics, timing, num_steps):
+            if metrics["total_step"] == 2:
+                folder.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(RunFailed, match=rf"There is no {folder}; put the folder back to where it was"):
+        train(build_config(small, "test"), display=Mover())
+    assert not folder.exists()
+    (tmp_path / "elsewhere").rename(folder)
+    resume(folder)
+    assert contents(folder) == expected
+
+
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        (3_000, "{folder.parent}/.* File too large. The run had not begun; .*then start it again"),
+        (3_000, "{folder.parent}/.* File too large. There is no .*; .*then start it again"),
         (
             100_000,
             "{folder}/checkpoints/000001: File too large. There is no checkpoint yet; .*owpo resume {folder}",

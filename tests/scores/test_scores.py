@@ -251,7 +251,11 @@ def test_a_damaged_file_of_samples_is_told(byte_model, tmp_path):
     for damaged in (
         "{broken",
         json.dumps({"problem": "x"}),
-        json.dumps({**json.loads(lines[0]), "verdict": "good"}),
+        json.dumps({**json.loads(lines[1]), "verdict": "good"}),
+        json.dumps({**json.loads(lines[1]), "verdict": "correct"}),
+        lines[1].replace('"tokens": 2', '"tokens": 3'),
+        json.dumps({key: value for key, value in json.loads(lines[1]).items() if key != "seal"}),
+        lines[2],
     ):
         (tmp_path / "out" / "p.jsonl").write_text("\n".join([lines[0], damaged, lines[2]]) + "\n")
         with pytest.raises(

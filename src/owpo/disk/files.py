@@ -80,7 +80,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     with writing(path):
         try:
-            temporary.mkdir(parents=True)
+            temporary.mkdir()
             yield temporary
             for file in sorted(temporary.rglob("*")):
                 fsync(file)

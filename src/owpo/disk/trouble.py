@@ -20,6 +20,7 @@ _CURES = {
     errno.EPERM: "give this user access",
     errno.EIO: "check the disk and its connection",
     errno.ESTALE: "mount the file system again",
+    errno.ENOENT: "put the folder back to where it was",
 }
 # Libraries written in Rust tell the number in their text only: safetensors in an error of its own, tokenizers in a bare
 # Exception. Nobody else's text is searched, since a model may have written it.
@@ -49,7 +50,9 @@ def disk_trouble(error: BaseException, where: object = None) -> DiskFailed | Non
     number = error.errno if isinstance(error, OSError) else None
     if type(error).__name__ in _RUST_ERRORS and (told := _RUST.search(str(error))):
         number = int(told[1] or told[2])
-    if number not in _CURES:
+    if number not in _CURES or (
+        number == errno.ENOENT and where is None
+    ):  # not every missing file is the disk's fault
         return None
     return DiskFailed(where or getattr(error, "filename", None) or "a file", number)
 

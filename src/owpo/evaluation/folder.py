@@ -1,8 +1,8 @@
 """An evaluation is a folder.
 
-evaluation.json  what is measured: the model with the hash of its weights, the settings, the problems
-SET.jsonl        every sample of a problem set, a line each
-result.json      accuracies with intervals, once every set is done
+evaluation.json  what is measured: the model with the hash of its weights, the settings, the problems; sealed
+SET.jsonl        every sample of a problem set, a line each, sealed one by one
+result.json      accuracies with intervals, once every set is done; sealed
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from owpo.disk.files import read_json, write_json
 from owpo.disk.logs import JSONLLog
+from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.disk.settings import differences
 from owpo.disk.trouble import writing
 from owpo.errors import InputError
@@ -82,7 +82,7 @@ class EvaluationFolder:
         if path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
             raise InputError(f"{path} holds something that is no evaluation; choose another folder by --out")
         path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.settings_file, settings)
+        write_sealed(folder.settings_file, settings)
         return folder
 
     def begin(self, set_name: str, problems: list[Problem], grader: dict[str, str]) -> bool:
@@ -100,7 +100,7 @@ class EvaluationFolder:
         settings["sets"][set_name]["grader"] = None
         with writing(self.result_file):
             self.result_file.unlink(missing_ok=True)
-        write_json(self.settings_file, settings)
+        write_sealed(self.settings_file, settings)
         return True
 
     @classmethod
@@ -133,16 +133,20 @@ class EvaluationFolder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return read_json(self.settings_file)
+        return read_sealed(
+            self.settings_file, f"remove {self.path}, and do the same again: it is measured anew"
+        )
 
     @property
     def result(self) -> dict[str, Any] | None:
         """Plain data by set; None while samples are missing."""
-        return read_json(self.result_file) if self.result_file.is_file() else None
+        if not self.result_file.is_file():
+            return None
+        return read_sealed(self.result_file, "remove it, and do the same again: its samples are kept")
 
     def finish(self, settings: dict[str, Any], result: dict[str, Any]) -> None:
-        write_json(self.settings_file, settings)
-        write_json(self.result_file, result)
+        write_sealed(self.settings_file, settings)
+        write_sealed(self.result_file, result)
 
 
 def decisive_settings(settings: dict[str, Any]) -> dict[str, Any]:

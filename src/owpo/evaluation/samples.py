@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from owpo.disk.logs import JSONLLog
+from owpo.disk.sealed import sealed_record, unsealed_record
 from owpo.errors import InputError
 from owpo.evaluation.answers import Answers, Sampling, answer_batches
 from owpo.evaluation.guard import check_failures
@@ -40,11 +41,17 @@ class Sample:
     truncated: bool
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """A line of the file, with its seal."""
+        return sealed_record(asdict(self))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Sample:
-        return cls(**{**data, "verdict": Verdict(data["verdict"])})
+        """
+        Raises:
+            ValueError, TypeError, KeyError: it is not what `to_json` gave.
+        """
+        fields = unsealed_record(data)
+        return cls(**{**fields, "verdict": Verdict(fields["verdict"])})
 
 
 def samples_of(

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from owpo.disk.files import write_json
-from owpo.errors import InputError
+from owpo.disk.sealed import write_sealed
 from owpo.evaluation.evaluate import Evaluation
-from owpo.evaluation.folder import EvaluationFolder
+from owpo.evaluation.folder import EvaluationFolder, OtherSettings
 from owpo.evaluation.intervals import paired_difference
 from owpo.evaluation.selection import selection_inflation
 from owpo.problems.overlap import normalised
@@ -45,7 +44,7 @@ def close_run(session: Session) -> None:
         "lineage": session.folder.logs["lineage"].records(),
         "selection": _selection(session),
     }
-    write_json(session.folder.result_file, result)
+    write_sealed(session.folder.result_file, result)
 
 
 def _measure(session: Session, id: str) -> Evaluation:
@@ -55,13 +54,14 @@ def _measure(session: Session, id: str) -> Evaluation:
     settings = {
         "model": str(session.folder.versions.folder / id),
         "model_hash": version.hash,
+        "model_code_may_run": session.config.model.trust_remote_code,
         "dtype": session.config.run.dtype,
         "sets": {"report": report},
     }
     path = session.folder.path / "report" / id
     try:
         folder = EvaluationFolder.open(path, settings)
-    except InputError:  # of weights that a damaged checkpoint took with it
+    except OtherSettings:  # of weights that a damaged checkpoint took with it
         shutil.rmtree(path)
         folder = EvaluationFolder.open(path, settings)
     session.folder.versions.load_into(session.policy, id)

@@ -32,7 +32,7 @@ from owpo.runs.progress import Progress
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     progress: Progress
-    log_sizes: dict[str, LogMark]
+    log_marks: dict[str, LogMark]
 
 
 class CheckpointStore:
@@ -81,7 +81,7 @@ class CheckpointStore:
             state = {
                 "format": FORMAT,
                 "progress": checkpoint.progress.to_json(),
-                "log_sizes": checkpoint.log_sizes,
+                "log_marks": checkpoint.log_marks,
             }
             write_json(folder / "state.json", state)
             hashes = file_hashes(folder)
@@ -126,7 +126,7 @@ class CheckpointStore:
             weights=_tensors(folder / "model.safetensors"),
             optimizer=_tensors(folder / "optimizer.safetensors"),
             progress=_progress(state["progress"], folder),
-            log_sizes={name: LogMark(*mark) for name, mark in state["log_sizes"].items()},
+            log_marks={name: LogMark(*mark) for name, mark in state["log_marks"].items()},
         )
 
 

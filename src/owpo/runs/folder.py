@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from owpo.config import RunConfig
-from owpo.disk.files import read_json
 from owpo.disk.logs import JSONLLog, LogMark
 from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.errors import InputError
@@ -95,8 +94,8 @@ class RunFolder:
         """The closing table, None while the run is not done.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: it is damaged.
         """
         if not self.result_file.is_file():
             return None
-        return read_json(self.result_file, "remove it, and owpo resume makes it again")
+        return read_sealed(self.result_file, "remove it, and owpo resume makes it again")

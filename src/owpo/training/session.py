@@ -95,7 +95,7 @@ class Session:
             weights=unique_state(self.policy.model),
             optimizer=optimizer_tensors(self.optimizer),
             progress=self.progress,
-            log_sizes=self.folder.sync_logs(),
+            log_marks=self.folder.sync_logs(),
         )
         self.folder.checkpoints.save(checkpoint, self.config.run.keep_checkpoints)
         kept = [Progress.from_json(entry["progress"]) for entry in self.folder.checkpoints.listed()]
