@@ -3,6 +3,7 @@
 # make check   lint, format, types
 # make docs    docs/recipe.md from the code
 # make bench   what docs/benchmarks.md measures by command
+# make chaos   runs that are killed, starved of disk and damaged 300 times, in about 15 minutes (docs/reliability.md)
 # `make setup` makes .venv; every other target stands on it.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check docs bench clean
+.PHONY: setup demo test check docs bench chaos clean
 
 setup: $(READY)
 
@@ -43,6 +44,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/interval_coverage.py
 	$(BIN)/python benchmarks/gate.py
+
+chaos: $(READY)
+	$(BIN)/python -m chaos
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

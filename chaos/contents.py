@@ -3,7 +3,8 @@
 run.lock                  the last process's number
 environment.jsonl         a line for every start that came so far; must be whole lines
 timing.jsonl              seconds; all other entries of every line count, so none is missing or there twice
-checkpoints/ but the last one   a stop on request writes one more, so their names and the last but one may differ
+checkpoints/ but the last one   a stop on request writes one more, so their names and the last but one may differ,
+                          and with it the versions that it alone points to
 manifest.json             follows from the checkpoints, whose files are compared themselves
 in evaluation.json        the path under which the weights lay (a run may be moved); their hash stays
 in state.json             what timing.jsonl held when it was written, and the file's hash of itself
@@ -27,9 +28,7 @@ def contents(run: Path) -> Contents:
         ValueError: a file is not what it must be in any run.
     """
     newest = _newest_checkpoint(run)
-    pointed_to = (newest / "state.json").read_text(encoding="utf-8") + (run / "result.json").read_text(
-        encoding="utf-8"
-    )
+    states = {path: (path / "state.json").read_text(encoding="utf-8") for path in newest.parent.glob("0*")}
     found: Contents = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
@@ -39,8 +38,12 @@ def contents(run: Path) -> Contents:
             if path.parent == run / "checkpoints" and not path.name.isdecimal():
                 found[name] = b"left behind"
             continue
-        if name.startswith("versions/") and f'"{name.split("/")[1]}"' not in pointed_to:
-            continue
+        if name.startswith("versions/"):
+            named_by = [path for path, state in states.items() if f'"{name.split("/")[1]}"' in state]
+            if not named_by:
+                found[name] = b"left behind"
+            if newest not in named_by:
+                continue
         name = name.replace(f"checkpoints/{newest.name}", "checkpoints/newest")
         if path.is_dir():
             found[f"{name}/"] = b""

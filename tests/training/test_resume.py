@@ -79,6 +79,19 @@ def test_stops_at_every_kind_of_moment_change_nothing(recipe_data, tmp_path, mon
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_stop_before_the_first_step_begins_nothing_twice(recipe_data, tmp_path, monkeypatch):
+    train(build_config(in_folder(recipe_data, tmp_path / "whole", ratchet=BEST_OF_STAGE), "test"))
+    config = build_config(in_folder(recipe_data, tmp_path / "parts", ratchet=BEST_OF_STAGE), "test")
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignal, "check", lambda self: (_ for _ in ()).throw(Interrupted("SIGTERM")))
+        with pytest.raises(Interrupted):
+            train(config)
+        with pytest.raises(Interrupted):
+            resume(config.run.folder)
+    resume(config.run.folder)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
 def start(words: list[str], log: Path) -> subprocess.Popen:
     with log.open("a") as stream:
         return subprocess.Popen([sys.executable, "-m", "owpo", *words], stdout=stream, stderr=stream)

@@ -43,7 +43,7 @@ def evolve(session: Session) -> None:
 def _train(session: Session, stage: Stage) -> None:
     session.display.stage(stage.number, str(stage))
     if session.progress.step == 0:
-        if stage.number == 1:
+        if not session.progress.references:  # there are some already where a stop came before the first step
             begin_lineage(session, stage)
         _take_start(session, stage)
     train_stage(
