@@ -6,8 +6,8 @@ timing.jsonl              seconds; all other entries of every line count, so non
 checkpoints/ but the last one   a stop on request writes one more, so their names and the last but one may differ,
                           and with it the versions that it alone points to
 manifest.json             follows from the checkpoints, whose files are compared themselves
-in evaluation.json        the path under which the weights lay (a run may be moved); their hash stays
-in state.json             what timing.jsonl held when it was written, and the file's hash of itself
+in evaluation.json        the path under which the weights lay (a run may be moved), and with it the seal; their hash stays
+in state.json             what timing.jsonl held when it was written
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def contents(run: Path) -> Contents:
         elif name == "timing.jsonl":
             found[name] = _text([_without(record, _SECONDS) for record in _records(path)])
         elif name == f"report/{path.parent.name}/evaluation.json":
-            found[name] = _text(_without(json.loads(path.read_bytes()), ("model",)))
+            found[name] = _text(_without(json.loads(path.read_bytes()), ("model", "seal")))
         elif path == newest / "state.json":
-            found[name] = _text(_without(json.loads(path.read_bytes()), ("timing", "seal")))
+            found[name] = _text(_without(json.loads(path.read_bytes()), ("timing",)))
         else:
             found[name] = path.read_bytes()
     return found
