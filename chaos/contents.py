@@ -6,7 +6,7 @@ timing.jsonl              seconds; all other entries of every line count, so non
 checkpoints/ but the last one   a stop on request writes one more, so their names and the last but one may differ,
                           and with it the versions that it alone points to
 manifest.json             follows from the checkpoints, whose files are compared themselves
-in evaluation.json        the path under which the weights lay (a run may be moved), and with it the seal; their hash stays
+in evaluation.json        the path under which the weights lay (a run may be moved), and so the seal; not their hash
 in state.json             what timing.jsonl held when it was written
 """
 

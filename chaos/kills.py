@@ -25,7 +25,7 @@ def _row(phase: str) -> str:
     return f"SIGKILL, {phase}"
 
 
-ROWS = [*(_row(phase.name) for phase in PHASES), RECOVERY]
+ROWS = [*(_row(name) for name in _WISHES), RECOVERY]
 
 killed_at: Counter[str] = Counter()
 """The lines of the product at which a process was killed."""
