@@ -1,6 +1,7 @@
 """A tiny task on a tiny model, both made on the spot: "5=" -> "5", asked of random weights."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from owpo.recipes import build_config
 from owpo.run import train
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 
 CHARACTERS = "0123456789+=,"
 

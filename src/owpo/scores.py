@@ -136,12 +136,9 @@ def evaluate(
         torch.set_num_threads(recipe.run.threads or torch.get_num_threads())  # they decide the last bits
     rules = _protocol(protocol, recipe, changes)
     _check_pass_at(pass_at, rules.k)
-    words = [str(data)] if isinstance(data, str | Path) else [str(word) for word in data]
-    if not words and recipe is not None:
-        words = ["report"]
     stop = StopSignal()
     with stop.listen(), Verifiers() as verifiers:
-        sets = choose_sets(words, recipe, verifiers, template=template, verifier=verifier)
+        sets = choose_sets(_words(data, recipe), recipe, verifiers, template=template, verifier=verifier)
         with input_errors("model"):
             policy = load_policy(
                 str(model),
@@ -173,6 +170,11 @@ def evaluate(
 
 def _read_recipe(path: str | Path) -> RunConfig:
     return RunFolder.read_config(Path(path)) if Path(path).is_dir() else load_recipe(path)
+
+
+def _words(data: str | Path | Sequence[str | Path], recipe: RunConfig | None) -> list[str]:
+    words = [str(data)] if isinstance(data, str | Path) else [str(word) for word in data]
+    return words or ([] if recipe is None else ["report"])
 
 
 def _protocol(name: str | None, recipe: RunConfig | None, changes: dict[str, Any]) -> Protocol:

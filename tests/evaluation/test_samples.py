@@ -1,11 +1,12 @@
 """Samples on disk: an evaluation that is stopped anywhere ends with the same samples as one that was not."""
 
-import json
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import write_tiny_model
 
+from owpo.disk.logs import JSONLLog
 from owpo.errors import InputError, RunFailed
 from owpo.evaluation.answers import Sampling, answer_problems
 from owpo.evaluation.evaluate import evaluation_of
@@ -79,11 +80,10 @@ def test_samples_in_memory_and_on_disk_are_the_same(policy, tmp_path):
 
 def test_text_with_every_kind_of_line_end_survives(tmp_path, policy):
     file = tmp_path / "a.jsonl"
-    draw(file, policy, PROBLEMS, VERIFIER, SAMPLING)
-    lines = [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
-    lines[3]["response"] = "a\u2028b\u0085c\x1ed\r\ne"
-    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    assert read_samples(file)[3].response == "a\u2028b\u0085c\x1ed\r\ne"
+    samples = draw(file, policy, PROBLEMS, VERIFIER, SAMPLING)
+    samples[3] = replace(samples[3], response="a\u2028b\u0085c\x1ed\r\ne")
+    JSONLLog(file).replace(*(sample.to_json() for sample in samples))
+    assert read_samples(file) == samples
 
 
 class CountingVerifier:
