@@ -22,6 +22,7 @@ from owpo.disk.trouble import disk_trouble
 from owpo.errors import InputError, RunFailed, input_errors
 from owpo.policy.load import check_same_vocabulary, load_policy
 from owpo.policy.model import Policy
+from owpo.policy.passes import check_recomputes
 from owpo.problem_sets import ProblemSets, load_problem_sets
 from owpo.ratchet.candidate import gate_of
 from owpo.ratchet.evolve import evolve
@@ -203,6 +204,8 @@ def _create(path: Path, config: RunConfig, problems: ProblemSets, display: Displ
     _make_base(config.model, display, stop)
     with input_errors("model"):
         policy = _load(config, config.model.path, config.model.revision)
+        if config.training.gradient_checkpointing:
+            check_recomputes(policy.model)
     problems.prompted(config.problems, policy, config.rollout.max_new_tokens)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

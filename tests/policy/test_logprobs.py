@@ -16,8 +16,11 @@ from owpo.policy import (
     response_logprobs,
     selected_logprobs,
 )
+from owpo.policy import packing
 from owpo.policy.head import LogitTransform
 from owpo.policy.logprobs import check_logit_path
+from owpo.policy.packing import pack
+from owpo.policy.responses import distinct
 
 LENGTHS = ([5, 2, 7, 3], [4, 9, 1, 6])
 
@@ -159,8 +162,7 @@ def test_equal_weights_give_bitwise_equal_logprobs(compute_dtype: torch.dtype) -
     )
     copy_weights(policy, reference)
     ref_logp = reference_logprobs(reference, responses, 0.7, 24)
-    prompt_lengths = torch.tensor(LENGTHS[0])
-    batches = micro_batches(prompt_lengths + responses.lengths, 24)
+    batches = micro_batches(responses, 24, shares_prompts=True)
     assert len(batches) > 1
     for index in batches:
         part = responses.rows(index)
@@ -202,12 +204,94 @@ def test_reference_logprobs_keep_the_rows_order() -> None:
         torch.testing.assert_close(logp, dense.detach(), rtol=1e-10, atol=1e-10)
 
 
+def responses_of_groups(lengths: list[list[int]], prompt_lengths: list[int]) -> Responses:
+    """A group for each prompt, its rows with these response lengths."""
+    sizes = [len(group) for group in lengths]
+    flat = [length for group in lengths for length in group]
+    of_row = [p for p, size in enumerate(sizes) for _ in range(size)]
+    responses = random_responses([prompt_lengths[p] for p in of_row], flat, 40)
+    prompts = [responses.prompts[of_row.index(p)] for p in range(len(sizes))]
+    return replace(responses, prompts=[prompts[p] for p in of_row])
+
+
 def test_micro_batches_by_hand() -> None:
-    lengths = torch.tensor([3, 10, 4, 3, 25, 4])
+    responses = responses_of_groups([[2], [9], [3], [2], [24], [3]], [1] * 6)  # rows of 3, 10, 4, 3, 25, 4 tokens
     # 25 alone (above the budget); 10 + one of 4 padded to 10 would be 20 > 12; 4, 4 and 3 padded to 4 are 12.
-    batches = micro_batches(lengths, 12)
+    batches = micro_batches(responses, 12, shares_prompts=False)
     assert [batch.tolist() for batch in batches] == [[4], [1], [2, 5, 0], [3]]
-    assert [batch.tolist() for batch in micro_batches(lengths, 1000)] == [[4, 1, 2, 5, 0, 3]]
+    assert [batch.tolist() for batch in micro_batches(responses, 1000, shares_prompts=False)] == [
+        [4, 1, 2, 5, 0, 3]
+    ]
+    # Nothing is padded: 10, then 4 + 4 + 3, then 3.
+    batches = micro_batches(responses, 12, shares_prompts=True)
+    assert [batch.tolist() for batch in batches] == [[4], [1], [2, 5, 0], [3]]
+    assert [batch.tolist() for batch in micro_batches(responses, 14, shares_prompts=True)] == [
+        [4], [1, 2], [5, 0, 3]
+    ]  # fmt: skip
+
+
+def test_a_prompt_counts_once_in_a_micro_batch_and_its_rows_stay_together() -> None:
+    responses = responses_of_groups([[1, 2], [5, 1, 3]], [10, 10])
+    # Group 1 first, its rows by length: 10 + 5 + 3 + 1 tokens; group 0: 10 + 2 + 1.
+    assert [b.tolist() for b in micro_batches(responses, 19, shares_prompts=True)] == [[2, 4, 3], [1, 0]]
+    assert [b.tolist() for b in micro_batches(responses, 32, shares_prompts=True)] == [[2, 4, 3, 1, 0]]
+    # 10 + 5 + 3, then the same prompt again with its last row.
+    assert [b.tolist() for b in micro_batches(responses, 18, shares_prompts=True)] == [[2, 4], [3], [1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "granite", "cohere"])
+@pytest.mark.parametrize("prompt_length", [3, 40])
+def test_rows_that_share_a_prompt_have_the_values_and_gradients_of_rows_alone(
+    kind: str, prompt_length: int
+) -> None:
+    """Short prompts are attended to in whole texts, long ones apart from their responses: both ways are tried."""
+    policy = tiny_policy(kind, torch.float64)
+    assert policy.takes_layouts
+    lengths = [[4, 9, 1, 6], [1, 1, 1], [20, 2, 5, 5], [1]]
+    responses = responses_of_groups(lengths, [prompt_length, 7, prompt_length - 1, 2])
+    packed = pack(*distinct(responses.prompts), responses.tokens, responses.lengths)
+    num_apart = sum(bucket.bias_bQS is not None for bucket in packed.buckets)
+    assert (num_apart > 0) is (prompt_length == 40)
+    assert len(packed.tokens_N) == 2 * prompt_length + 8 + sum(n - 1 for group in lengths for n in group)
+    logp, _ = response_logprobs(policy, responses, 0.7)
+    dense, _ = dense_logprobs(policy, responses, 0.7)
+    torch.testing.assert_close(logp, dense, rtol=1e-6, atol=1e-6)  # the models' norms are float32
+    weight = torch.randn(logp.shape, generator=torch.Generator().manual_seed(1), dtype=logp.dtype)
+    pairs = zip(
+        gradients(policy, (logp * weight).sum()), gradients(policy, (dense * weight).sum()), strict=True
+    )
+    for ours, theirs in pairs:
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_buckets_of_similar_length_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy("qwen3", torch.float64)
+    responses = responses_of_groups([[4, 19, 1, 6], [1, 12, 1]], [3, 7])
+    whole, _ = response_logprobs(policy, responses, 1.0)
+    monkeypatch.setattr(packing, "_BUCKET_TOKENS", 1)
+    packed = pack(*distinct(responses.prompts), responses.tokens, responses.lengths)
+    assert len(packed.buckets) > 1
+    split, _ = response_logprobs(policy, responses, 1.0)
+    torch.testing.assert_close(split, whole, rtol=1e-6, atol=1e-6)
+    pairs = zip(gradients(policy, split.sum()), gradients(policy, whole.sum()), strict=True)
+    for ours, theirs in pairs:
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("kind", ["gemma2"])
+def test_an_architecture_with_an_attention_of_its_own_takes_no_layout(kind: str) -> None:
+    policy = tiny_policy(kind, torch.float64)
+    assert not policy.takes_layouts
+    responses = responses_of_groups([[4, 9], [1, 6]], [3, 5])
+    dense, _ = dense_logprobs(policy, responses, 1.0)
+    torch.testing.assert_close(response_logprobs(policy, responses, 1.0)[0], dense, rtol=1e-6, atol=1e-6)
+
+
+def test_a_layout_that_gives_other_hidden_states_is_not_taken() -> None:
+    policy = tiny_policy("llama")
+    attention = policy.model.model.layers[1].self_attn
+    attention.register_forward_hook(lambda _module, _inputs, outputs: (outputs[0] + outputs[0].cumsum(1), None))
+    assert not policy.takes_layouts
 
 
 def test_errors_say_what_to_do() -> None:
@@ -218,4 +302,4 @@ def test_errors_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="positive temperature, got 0"):
         response_logprobs(policy, random_responses([2], [3], policy.vocab_size), 0.0)
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        micro_batches(torch.tensor([1]), 0)
+        micro_batches(responses, 0, shares_prompts=True)

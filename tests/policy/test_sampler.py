@@ -8,7 +8,7 @@ from policy_builders import CHARACTERS, EOS, PAD, sample, tiny_policy
 from torch import Tensor
 
 from owpo.policy import Policy, Responses, response_logprobs, sample_batches
-from owpo.policy.sampler import _choose
+from owpo.policy.choose import choose as _choose
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
 

@@ -183,7 +183,7 @@ def test_the_page_has_every_key_with_its_default():
 
 # A learning rate at which the tiny model forgets, in two updates, to write anything that could be right.
 FAR_TOO_HIGH = {
-    "training": {"learning_rate": 0.3, "warmup_updates": 1, "weight_decay": 0.0},
+    "training": {"learning_rate": 3.0, "warmup_updates": 1, "weight_decay": 0.0},
     "verifier": {"kind": "exact", "max_unparseable_rise": 1.0},
     "ratchet": {"protocol": "every_k", "steps": 16, "k": 8},
     "evaluation": {"every": 100, "samples": 2, "report_samples": 2},

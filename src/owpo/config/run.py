@@ -52,7 +52,7 @@ class RolloutConfig(Section):
     overlong_cache: Annotated[int, Field(ge=0)] = 0
     """The last tokens before max_new_tokens over which the reward falls by up to 1 (DAPO, soft overlong); 0: off."""
     batch_size: Annotated[int, Field(ge=1)] = 256
-    """Sequences decoded at a time."""
+    """Sequences decoded at a time; one that ends makes room for the next."""
     stop: list[Annotated[str, Field(min_length=1)]] | None = None
     """Texts that end a response, beside EOS; None: those that go with the template (docs/data.md)."""
 
@@ -82,7 +82,14 @@ class TrainingConfig(Section):
     updates_per_batch: Annotated[int, Field(ge=1)] = 1
     """Optimiser updates a rollout batch, each on its own share of the prompts (DAPO: 16)."""
     micro_batch_tokens: Annotated[int, Field(ge=1)] = 16384
-    """Padded tokens of one forward-backward pass. It changes memory and speed, never the gradient."""
+    """Tokens of one forward-backward pass, a prompt counted once for its rows. It changes memory and speed, never the
+    gradient."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone for the backward pass and compute the layer again there: less memory, a third more
+    time."""
+    compile: bool = False
+    """Compile the layers for scoring and training passes (torch.compile): a start that takes minutes, then faster steps.
+    Sampling stays uncompiled."""
     advantage: str | None = None
     """Baseline; None: the objective's paper's. See docs/objectives.md."""
     reduction: str | None = None

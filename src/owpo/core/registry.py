@@ -24,12 +24,14 @@ class Needs:
     What is not declared here is not handed over: an objective cannot come to depend on it.
 
     reference       `ref_logp` is read
+    active_only     ... of active samples alone: an engine may leave NaN in the others
     old_logp        `old_logp` is read
     prepared        `weight` is read: `Objective.prepare` must see the whole optimiser step before it is split
     zero_advantage  a sample with advantage 0 still has a gradient, so it may not be skipped
     """
 
     reference: bool = False
+    active_only: bool = False
     old_logp: bool = False
     prepared: bool = False
     zero_advantage: bool = False

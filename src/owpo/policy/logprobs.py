@@ -13,9 +13,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from owpo.policy.attention import hidden_states
 from owpo.policy.model import Policy
-from owpo.policy.responses import Responses
+from owpo.policy.packing import pack
+from owpo.policy.responses import Responses, distinct
 
 
 def response_logprobs(
@@ -32,32 +35,37 @@ def response_logprobs(
     rows go through the decoder at once: split them with `micro_batches`. The logits of `chunk_tokens` tokens
     exist at a time.
 
-    Rows are [prompt | response | padding] without an attention mask: a causal model never looks to the right,
-    so nothing real sees the padding, and attention keeps its fast kernel.
+    Rows whose prompt is the same list object share its forward and backward pass (`owpo.policy.packing`).
 
     Raises:
         ValueError: temperature is not positive, or a prompt has no tokens.
     """
-    input_BS, row_N, position_N = _model_inputs(responses, policy.pad_id)
-    target_N = responses.tokens[responses.mask]
-    with policy.autocast():
-        # The last column predicts nothing that was sampled.
-        decoder_output = policy.model.get_decoder()(input_ids=input_BS[:, :-1], use_cache=False)
-        hidden_NH = decoder_output.last_hidden_state[row_N, position_N]
-    logp_N, entropy_N = policy.head.selected_logprobs(
-        hidden_NH, target_N, temperature, with_entropy=with_entropy, chunk_tokens=chunk_tokens
-    )
-    entropy_BT = None if entropy_N is None else _scattered(entropy_N, responses.mask)
-    return _scattered(logp_N, responses.mask), entropy_BT
-
-
-def _model_inputs(responses: Responses, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Token rows [B, S], and for every response token its row and the position that predicts it, [N] each."""
     if not all(responses.prompts):
         empty = next(row for row, prompt in enumerate(responses.prompts) if not prompt)
         raise ValueError(
             f"prompt {empty} has no tokens, so nothing predicts its response; add a BOS token or text"
         )
+    with policy.autocast():
+        if policy.takes_layouts:
+            packed = pack(*distinct(responses.prompts), responses.tokens, responses.lengths)
+            hidden_NH = hidden_states(policy.model, packed.tokens_N, packed.position_N, packed)
+            hidden_NH = hidden_NH[packed.predictor]
+        else:
+            hidden_NH = padded_hidden_states(policy.model, responses, policy.pad_id)
+    logp_N, entropy_N = policy.head.selected_logprobs(
+        hidden_NH, responses.tokens[responses.mask], temperature,
+        with_entropy=with_entropy, chunk_tokens=chunk_tokens,
+    )  # fmt: skip
+    entropy_BT = None if entropy_N is None else _scattered(entropy_N, responses.mask)
+    return _scattered(logp_N, responses.mask), entropy_BT
+
+
+def padded_hidden_states(model: PreTrainedModel, responses: Responses, pad_id: int) -> Tensor:
+    """What predicts each response token, [N, H], by the model's own attention.
+
+    Rows are [prompt | response | padding] without an attention mask: a causal model never looks to the right,
+    so nothing real sees the padding, and attention keeps its fast kernel.
+    """
     device, mask_BT = responses.tokens.device, responses.mask
     prompt_length_B = torch.tensor([len(prompt) for prompt in responses.prompts], device=device)
     row_N, step_N = mask_BT.nonzero(as_tuple=True)
@@ -67,37 +75,55 @@ def _model_inputs(responses: Responses, pad_id: int) -> tuple[Tensor, Tensor, Te
     input_BS[is_prompt_BS] = torch.tensor(
         [token for prompt in responses.prompts for token in prompt], device=device
     )
-    first_N = prompt_length_B[row_N]
-    input_BS[row_N, first_N + step_N] = responses.tokens[mask_BT]
-    return input_BS, row_N, first_N + step_N - 1
+    place_N = prompt_length_B[row_N] + step_N
+    input_BS[row_N, place_N] = responses.tokens[mask_BT]
+    # The last column predicts nothing that was sampled.
+    output = model.get_decoder()(input_ids=input_BS[:, :-1], use_cache=False)
+    return output.last_hidden_state[row_N, place_N - 1]
 
 
 def _scattered(value_N: Tensor, mask_BT: Tensor) -> Tensor:
     return value_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, value_N)
 
 
-def micro_batches(lengths_B: Tensor, token_budget: int) -> list[Tensor]:
-    """Row indices ([N] int64, on the CPU) of batches with at most `token_budget` tokens, padding counted.
+def micro_batches(responses: Responses, token_budget: int, *, shares_prompts: bool) -> list[Tensor]:
+    """Row indices ([N] int64, on the CPU) of batches with at most `token_budget` tokens, those with the longest rows first.
 
-    Rows are taken from the longest to the shortest (ties by index), so padding is small and a batch that does
-    not fit in memory is the first. A row longer than the budget gets a batch of its own.
+    A row that is longer than the budget gets a batch of its own. Ties go by index.
 
     Args:
-        lengths_B: what a row costs, prompt included, [B] int.
+        shares_prompts: rows of one prompt stay together, as far as they fit, and it counts once in a batch. Without, a
+            batch counts its rows as long as its longest: what is padded is computed.
 
     Raises:
         ValueError: token_budget is not positive.
     """
     if token_budget < 1:
         raise ValueError(f"the token budget of a micro-batch must be at least 1, got {token_budget}")
-    sorted_lengths = lengths_B.cpu().sort(descending=True, stable=True)
-    batches: list[Tensor] = []
-    start, lengths = 0, sorted_lengths.values.tolist()
-    while start < len(lengths):
-        count = max(1, token_budget // max(1, lengths[start]))
-        batches.append(sorted_lengths.indices[start : start + count])
-        start += count
-    return batches
+    lengths = responses.row_lengths.tolist()
+    _, prompt_of_row = distinct(responses.prompts)
+    longest: dict[int, int] = {}
+    for prompt, length in zip(prompt_of_row, lengths, strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), length)
+    if shares_prompts:
+        order = sorted(
+            range(len(lengths)), key=lambda row: (-longest[prompt_of_row[row]], prompt_of_row[row], -lengths[row])
+        )
+    else:
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batches: list[list[int]] = []
+    tokens, prompt = token_budget, -1
+    for row in order:
+        if shares_prompts:
+            new_tokens = lengths[row] - (len(responses.prompts[row]) if prompt_of_row[row] == prompt else 0)
+        else:
+            new_tokens = lengths[batches[-1][0]] if batches else lengths[row]
+        if not batches or tokens + new_tokens > token_budget:
+            batches.append([])
+            tokens, new_tokens = 0, lengths[row]
+        batches[-1].append(row)
+        tokens, prompt = tokens + new_tokens, prompt_of_row[row]
+    return [torch.tensor(batch) for batch in batches]
 
 
 def reference_logprobs(
@@ -107,13 +133,12 @@ def reference_logprobs(
     time.
 
     Args:
-        micro_batch_tokens: prompt and response tokens of a micro-batch, padding counted.
+        micro_batch_tokens: of prompts and responses in a micro-batch, see `micro_batches`.
     """
-    prompt_length_B = torch.tensor([len(prompt) for prompt in responses.prompts])
     dtype = torch.promote_types(policy.compute_dtype, torch.float32)
     logp_BT = responses.sampler_logp.new_zeros(responses.tokens.shape, dtype=dtype)
     with torch.no_grad():
-        for index_N in micro_batches(prompt_length_B + responses.lengths.cpu(), micro_batch_tokens):
+        for index_N in micro_batches(responses, micro_batch_tokens, shares_prompts=policy.takes_layouts):
             index_N = index_N.to(logp_BT.device)
             part_NT, _ = response_logprobs(policy, responses.rows(index_N), temperature)
             logp_BT[index_N, : part_NT.shape[1]] = part_NT

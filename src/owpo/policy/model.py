@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from owpo.policy.attention import takes_layouts
 from owpo.policy.head import LogitHead, LogitTransform
+from owpo.policy.passes import eagerly
 from owpo.policy.responses import Responses
 
 
@@ -69,6 +71,12 @@ class Policy:
                 "set model_max_length in its tokenizer_config.json"
             )
         return int(length)
+
+    @cached_property
+    def takes_layouts(self) -> bool:
+        """Whether texts may stand in one row, their attention ours (`owpo.policy.attention`)."""
+        with eagerly(self.model):
+            return takes_layouts(self.model)
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:

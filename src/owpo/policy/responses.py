@@ -5,11 +5,20 @@ Shape legend: P prompts, G responses per prompt, B = P * G rows, T response toke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+
+def distinct(prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """The prompts that are different objects, in their order, and which of them each one is."""
+    index: dict[int, int] = {}
+    of_row = [index.setdefault(id(prompt), len(index)) for prompt in prompts]
+    first = {number: row for row, number in reversed(list(enumerate(of_row)))}
+    return [prompts[first[number]] for number in range(len(index))], of_row
 
 
 @dataclass(frozen=True)

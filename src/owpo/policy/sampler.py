@@ -1,27 +1,34 @@
 """Sampling responses with a decoding loop of our own.
 
-A prompt is computed once for all its responses; rows that have finished leave the batch; the log-prob of
-every token comes from the very distribution it was drawn from.
+A prompt is computed once for all its responses; rows that have finished leave, and rows of the next prompts take their
+place; the log-prob of every token comes from the very distribution it was drawn from.
 
-Shape legend: P prompts, G responses per prompt, n rows of one batch, L prompt tokens (padded on the left), T
-response tokens, H hidden width, V vocabulary. R rows of the batch that are still decoded; it shrinks as rows
-finish.
+Shape legend: P prompts, G responses per prompt, n rows in all, T response tokens, H hidden width, V vocabulary. R rows that
+are being decoded; they come and go.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from owpo.policy.choose import choose, uniform
+from owpo.policy.decoding import Decoder
 from owpo.policy.model import Policy
+from owpo.policy.padded_decoding import PaddedDecoder
+from owpo.policy.passes import eagerly
 from owpo.policy.responses import Responses
 from owpo.policy.stopping import StopStrings
 
 # Decoded tokens between two looks for stop strings: a look costs a text per row, a late one a few idle rows.
 _STOP_EVERY = 16
+# New prompts come in when rows for this share of the slots have left: computing a few prompts costs nearly as many calls.
+_REFILL_SHARE = 1 / 8
+_PREFILL_TOKENS = 16384  # of prompts computed in one pass
 
 
 def sample_batches(
@@ -36,6 +43,7 @@ def sample_batches(
     batch_size: int = 256,
     stop: tuple[str, ...] = (),
     skip: int = 0,
+    pool_batches: int | None = None,
 ) -> Iterator[Responses]:
     """`group_size` responses to every prompt, in the prompts' order, `batch_size` at a time.
 
@@ -45,12 +53,16 @@ def sample_batches(
     least top_p (the most likely token always stays) and renormalised; sampler_logp is its log-prob.
     Temperature 0 takes the most likely token, whose log-prob is then 0.
 
-    The same seed, prompts and batch_size give the same tokens on the same machine.
+    A row's random numbers depend on the seed, its place among all rows and the position alone. So the same seed and
+    prompts give the same tokens, whatever the batch size, up to the last bits in which a machine's matrix products differ
+    with the number of their rows; with the same batch_size and pool_batches they are the same bit for bit.
 
     Args:
-        batch_size: responses decoded together.
+        batch_size: responses decoded together, and given out together.
         stop: texts that end a response.
-        skip: whole batches that are known already: their random numbers are drawn, they are not decoded.
+        skip: batches that are known already, and are not given out again.
+        pool_batches: rows take the places of others within so many batches, and not beyond, so that a sampling that
+            skips begins at such a boundary; None: within all of them.
 
     Raises:
         ValueError: a setting is out of bounds, or a prompt is empty or leaves too little of the context.
@@ -58,21 +70,18 @@ def sample_batches(
     """
     _check_settings(group_size, max_new_tokens, temperature, top_p, batch_size)
     _check_prompts(prompts, max_new_tokens, policy.context_length)
-    generator = torch.Generator(policy.device).manual_seed(seed)
     num_rows = len(prompts) * group_size
-    ending = StopStrings(stop) if stop else None
-    for number, start in enumerate(range(0, num_rows, batch_size)):
-        # The batch may begin or end inside a group; its prompts are still computed once each.
-        end = min(start + batch_size, num_rows)
-        uniform_nT = torch.rand(
-            end - start, max_new_tokens, generator=generator, device=policy.device, dtype=torch.float64
-        )
-        if number < skip:
-            continue
-        first_prompt = start // group_size
-        batch_prompts = prompts[first_prompt : (end - 1) // group_size + 1]
-        prompt_of_row = [row // group_size - first_prompt for row in range(start, end)]
-        yield _sample_batch(policy, batch_prompts, prompt_of_row, uniform_nT, temperature, top_p, ending)
+    pool_rows = num_rows if pool_batches is None else pool_batches * batch_size
+    settings = _Settings(
+        max_new_tokens, temperature, top_p, seed, batch_size, StopStrings(stop) if stop else None
+    )
+    for start in range(skip * batch_size // pool_rows * pool_rows, num_rows, pool_rows):
+        rows = range(start, min(start + pool_rows, num_rows))
+        pool = _Pool(policy, [prompts[row // group_size] for row in rows], start, settings)
+        for number in range(start // batch_size, -(-rows.stop // batch_size)):
+            batch = pool.next_batch()
+            if number >= skip:
+                yield batch
 
 
 def _check_settings(
@@ -106,135 +115,137 @@ def _check_prompts(prompts: list[list[int]], max_new_tokens: int, context_length
                 f"more than the model's context of {context_length}; {fix}"
             )
 
-
-def _sample_batch(
-    policy: Policy,
-    prompts: list[list[int]],
-    prompt_of_row: list[int],
-    uniform_nT: Tensor,
-    temperature: float,
-    top_p: float,
-    stop: StopStrings | None,
-) -> Responses:
-    """One batch, whose row r answers prompts[prompt_of_row[r]] with the random numbers uniform_nT[r]."""
-    # Made outside inference mode, so that autograd accepts them later.
-    num_rows, max_new_tokens = uniform_nT.shape
-    tokens_nT = torch.full((num_rows, max_new_tokens), policy.pad_id, device=policy.device)
-    logp_dtype = torch.promote_types(policy.compute_dtype, torch.float32)
-    logp_nT = torch.zeros(num_rows, max_new_tokens, device=policy.device, dtype=logp_dtype)
-    eos_E = torch.tensor(policy.eos_ids, device=policy.device)
-    with torch.inference_mode(), policy.autocast():
-        _decode(
-            policy, prompts, prompt_of_row, uniform_nT, temperature, top_p, eos_E, stop, tokens_nT, logp_nT
-        )
-    last_n, truncated_n = _ends(policy, tokens_nT, eos_E, stop)
-    row_prompts = [prompts[index] for index in prompt_of_row]
-    return _cut(row_prompts, tokens_nT, logp_nT, last_n, truncated_n, policy.pad_id)
+@dataclass(frozen=True)
+class _Settings:
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    batch_size: int
+    stop: StopStrings | None
 
 
-def _decode(
-    policy: Policy,
-    prompts: list[list[int]],
-    prompt_of_row: list[int],
-    uniform_nT: Tensor,
-    temperature: float,
-    top_p: float,
-    eos_E: Tensor,
-    stop: StopStrings | None,
-    tokens_nT: Tensor,
-    logp_nT: Tensor,
-) -> None:
-    """Fill tokens_nT and logp_nT from the left; what stands to the right of a row's end has no meaning.
+class _Pool:
+    """Rows 0 to n - 1, decoded in their order as slots become free, and given out in it.
 
-    A random number belongs to its row and position, so a row's response does not depend on when others leave.
+    Its tensors by row are made outside inference mode, so that autograd accepts them later.
+
+    Args:
+        prompts: of every row; rows of one group have the same object.
+        first_row: the place of row 0 among all rows, by which random numbers go.
     """
-    decoder, head = policy.model.get_decoder(), policy.head
-    max_new_tokens = uniform_nT.shape[1]
-    row_R = torch.arange(uniform_nT.shape[0], device=policy.device)
-    expand_R = torch.tensor(prompt_of_row, device=policy.device)
-    finished_R = torch.zeros_like(row_R, dtype=torch.bool)
 
-    input_PL, mask_PL = _left_padded(prompts, policy.pad_id, policy.device)
-    length_P = mask_PL.sum(dim=1)
-    is_padded = bool((length_P < input_PL.shape[1]).any())
-    cache = DynamicCache(config=decoder.config)
-    # Without padding the model's own positions and causal mask are right, and faster.
-    padding = (
-        {"attention_mask": mask_PL, "position_ids": (mask_PL.cumsum(dim=1) - 1).clamp(min=0)}
-        if is_padded
-        else {}
-    )
-    output = decoder(input_ids=input_PL, past_key_values=cache, use_cache=True, **padding)
-    hidden_RH = output.last_hidden_state[:, -1][expand_R]
-    cache.batch_select_indices(expand_R)
-    position_R1 = length_P[expand_R].unsqueeze(1)
-    mask_RS = torch.nn.functional.pad(mask_PL[expand_R], (0, max_new_tokens), value=1)
+    def __init__(
+        self, policy: Policy, prompts: list[list[int]], first_row: int, settings: _Settings
+    ) -> None:
+        self.policy, self.prompts, self.first_row, self.settings = policy, prompts, first_row, settings
+        device = policy.device
+        self.num_slots = min(settings.batch_size, len(prompts))
+        self.waiting = _units(prompts, self.num_slots)
+        self.decoder: Decoder | PaddedDecoder = (
+            Decoder(
+                policy, self.num_slots, max(size for _, size in self.waiting), max(map(len, prompts)),
+                settings.max_new_tokens,
+            )
+            if policy.takes_layouts
+            else PaddedDecoder(policy, self.num_slots)
+        )  # fmt: skip
+        self.eos_E = torch.tensor(policy.eos_ids, device=device)
+        shape = (len(prompts), settings.max_new_tokens)
+        self.tokens_nT = torch.full(shape, policy.pad_id, device=device)
+        logp_dtype = torch.promote_types(policy.compute_dtype, torch.float32)
+        self.logp_nT = torch.zeros(shape, device=device, dtype=logp_dtype)
+        self.is_done_n = torch.zeros(len(prompts), dtype=torch.bool)
+        self.num_given = self.num_admitted = self.num_steps = 0
+        # By slot: the row, its tokens so far, whether it has finished, and what predicts its next token.
+        self.row_R = torch.zeros(0, dtype=torch.int64, device=device)
+        self.length_R = torch.zeros_like(self.row_R)
+        self.finished_R = torch.zeros_like(self.row_R, dtype=torch.bool)
+        self.hidden_RH: Tensor | None = None
 
-    for step in range(max_new_tokens):
-        token_R, logp_R = _choose(head.logits(hidden_RH), temperature, top_p, uniform_nT[row_R, step])
-        tokens_nT[row_R, step] = token_R
-        logp_nT[row_R, step] = logp_R
-        finished_R |= torch.isin(token_R, eos_E)
-        if stop is not None and (step + 1) % _STOP_EVERY == 0:
-            finished_R |= _stopped(policy, stop, tokens_nT[row_R, : step + 1])
-        num_finished = int(finished_R.sum())
-        if num_finished == len(finished_R) or step + 1 == max_new_tokens:
+    def next_batch(self) -> Responses:
+        """The next rows, at most batch_size; decodes until they are done."""
+        start, end = self.num_given, min(self.num_given + self.settings.batch_size, len(self.prompts))
+        with torch.inference_mode(), self.policy.autocast(), eagerly(self.policy.model):
+            while not self.is_done_n[start:end].all():
+                self._refill()
+                self._step()
+        self.num_given = end
+        tokens_nT, logp_nT = self.tokens_nT[start:end], self.logp_nT[start:end]
+        last_n, truncated_n = _ends(self.policy, tokens_nT, self.eos_E, self.settings.stop)
+        return _cut(self.prompts[start:end], tokens_nT, logp_nT, last_n, truncated_n, self.policy.pad_id)
+
+    def _refill(self) -> None:
+        """Take in prompts where enough slots are free for them."""
+        prompts: list[list[int]] = []
+        sizes: list[int] = []
+        for prompt, size in self.waiting:
+            num_tokens = sum(map(len, prompts)) + len(prompt)
+            if not self.decoder.has_room(sum(sizes) + size, len(sizes) + 1) or (
+                prompts and num_tokens > _PREFILL_TOKENS
+            ):
+                break
+            prompts.append(prompt)
+            sizes.append(size)
+        may_wait = self.decoder.num_rows > 0 and len(self.waiting) > len(sizes)
+        if not prompts or (may_wait and sum(sizes) < _REFILL_SHARE * self.num_slots):
             return
-        if 2 * num_finished >= len(finished_R):
-            # Leaving costs a copy of the cache, so rows leave when at least half of it is saved.
-            keep_R = (~finished_R).nonzero().squeeze(1)
-            cache.batch_select_indices(keep_R)
-            row_R, token_R, finished_R = row_R[keep_R], token_R[keep_R], finished_R[keep_R]
-            position_R1, mask_RS = position_R1[keep_R], mask_RS[keep_R]
-        if is_padded:
-            width = input_PL.shape[1] + step + 1
-            padding = {"attention_mask": mask_RS[:, :width], "position_ids": position_R1 + step}
-        output = decoder(input_ids=token_R.unsqueeze(1), past_key_values=cache, use_cache=True, **padding)
-        hidden_RH = output.last_hidden_state[:, -1]
+        for _ in prompts:
+            self.waiting.popleft()
+        hidden_RH = self.decoder.admit(prompts, sizes)
+        self.hidden_RH = hidden_RH if self.hidden_RH is None else torch.cat([self.hidden_RH, hidden_RH])
+        new_R = torch.arange(self.num_admitted, self.num_admitted + sum(sizes), device=self.row_R.device)
+        self.num_admitted += len(new_R)
+        self.row_R = torch.cat([self.row_R, new_R])
+        self.length_R = torch.cat([self.length_R, torch.zeros_like(new_R)])
+        self.finished_R = torch.cat([self.finished_R, torch.zeros_like(new_R, dtype=torch.bool)])
+
+    def _step(self) -> None:
+        """One token of every row; then those that have finished leave."""
+        assert self.hidden_RH is not None
+        settings = self.settings
+        uniform_R = uniform(settings.seed, self.first_row + self.row_R, self.length_R)
+        logits_RV = self.policy.head.logits(self.hidden_RH)
+        token_R, logp_R = choose(logits_RV, settings.temperature, settings.top_p, uniform_R)
+        self.tokens_nT[self.row_R, self.length_R] = token_R
+        self.logp_nT[self.row_R, self.length_R] = logp_R
+        self.length_R = self.length_R + 1
+        self.num_steps += 1
+        self.finished_R = self.finished_R | torch.isin(token_R, self.eos_E)
+        if settings.stop is not None and self.num_steps % _STOP_EVERY == 0:
+            self.finished_R = self.finished_R | self._stopped(settings.stop)
+        is_full_R = self.length_R == settings.max_new_tokens
+        leaving_R = self.finished_R | is_full_R
+        # A row that has finished may go on for a while, but not beyond its buffer.
+        num_leaving, num_full = torch.stack([leaving_R.sum(), is_full_R.sum()]).tolist()
+        if num_full or num_leaving > self.decoder.leaving_share * len(leaving_R) or num_leaving == len(leaving_R):
+            self.is_done_n[self.row_R[leaving_R].cpu()] = True
+            order_R = self.decoder.leave(leaving_R)
+            self.row_R, self.length_R, self.finished_R, token_R = (
+                value[order_R] for value in (self.row_R, self.length_R, self.finished_R, token_R)
+            )
+        self.hidden_RH = self.decoder.step(token_R) if len(token_R) else None
+
+    def _stopped(self, stop: StopStrings) -> Tensor:
+        """Which rows have written a stop string since the last look, [R] bool."""
+        tokens_RT, lengths = self.tokens_nT[self.row_R].tolist(), self.length_R.tolist()
+        rows = [
+            stop.found_in_tail(self.policy.decode, tokens[:length], _STOP_EVERY)
+            for tokens, length in zip(tokens_RT, lengths, strict=True)
+        ]
+        return torch.tensor(rows, device=self.row_R.device)
 
 
-def _left_padded(prompts: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, [P, L] int64 each."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = [[pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _choose(logits_RV: Tensor, temperature: float, top_p: float, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
-    """One token per row by inverting the cumulative distribution at uniform_R in [0, 1), and its log-prob.
-
-    The cumulative sum is float64: in float32 the tail of a large vocabulary would round away.
-    """
-    if temperature == 0:
-        token_R = logits_RV.argmax(dim=-1)
-        return token_R, torch.zeros_like(token_R, dtype=logits_RV.dtype)
-    logp_RV = logits_RV.div_(temperature).log_softmax(dim=-1)
-    order_RV = None
-    if top_p < 1:
-        logp_RV, order_RV = logp_RV.sort(dim=-1, descending=True, stable=True)
-    probability_RV = logp_RV.exp().double()
-    cumulative_RV = probability_RV.cumsum(dim=-1)
-    last_R1 = torch.full_like(uniform_R, logp_RV.shape[-1] - 1, dtype=torch.int64).unsqueeze(1)
-    if top_p < 1:
-        # A token stays while the mass before it is below top_p.
-        last_R1 = (cumulative_RV - probability_RV < top_p).sum(dim=-1, keepdim=True) - 1
-    mass_R1 = cumulative_RV.gather(1, last_R1)
-    # right=True steps over tokens of probability 0; the minimum guards against u * mass rounding up to the
-    # mass.
-    place_R1 = torch.searchsorted(cumulative_RV, uniform_R.unsqueeze(1) * mass_R1, right=True).minimum(
-        last_R1
-    )
-    logp_R = logp_RV.gather(1, place_R1).squeeze(1)
-    if order_RV is None:
-        return place_R1.squeeze(1), logp_R
-    return order_RV.gather(1, place_R1).squeeze(1), logp_R - mass_R1.squeeze(1).log().to(logp_R.dtype)
-
-
-def _stopped(policy: Policy, stop: StopStrings, tokens_RT: Tensor) -> Tensor:
-    """Which rows have written a stop string since the last look, [R] bool."""
-    rows = [stop.found_in_tail(policy.decode, tokens, _STOP_EVERY) for tokens in tokens_RT.tolist()]
-    return torch.tensor(rows, device=tokens_RT.device)
+def _units(prompts: list[list[int]], most: int) -> deque[tuple[list[int], int]]:
+    """Each prompt with the number of rows that come in with it: all of its rows, or as many as there are slots."""
+    units: deque[tuple[list[int], int]] = deque()
+    for prompt in prompts:
+        if units and units[-1][0] is prompt and units[-1][1] < most:
+            prompt, size = units.pop()
+            units.append((prompt, size + 1))
+        else:
+            units.append((prompt, 1))
+    return units
 
 
 def _ends(

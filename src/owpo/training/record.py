@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from owpo.training.update import TrainingRows, UpdateResult
 
 
 def merge_updates(results: list[UpdateResult]) -> dict[str, float | int | None]:
-    """A step's updates as one set of numbers: token statistics over all trained tokens, the rest over updates."""
+    """A step's updates as one set of numbers: token statistics over all trained tokens that have them, the rest over updates."""
     taken = [r for r in results if r.bad is None and r.num_tokens > 0]
     merged: dict[str, float | int | None] = {
         "updates": len(taken),
@@ -24,12 +23,11 @@ def merge_updates(results: list[UpdateResult]) -> dict[str, float | int | None]:
         "loss": sum(r.loss for r in taken) / len(taken) if taken else None,
         "grad_norm": sum(r.grad_norm for r in taken) / len(taken) if taken else None,
     }
-    sums: defaultdict[str, float] = defaultdict(float)
-    for result in taken:
-        for name, mean in result.stats.items():
-            sums[name] += mean * result.num_tokens
-    total = sum(r.num_tokens for r in taken)
-    return merged | {name: value / total for name, value in sums.items()}
+    for name in {name: None for result in taken for name in result.stats}:
+        totals = [result.stats[name] for result in taken if name in result.stats]
+        count = sum(total.count for total in totals)
+        merged[name] = sum(total.sum for total in totals) / count if count else None
+    return merged
 
 
 def some_rollouts(

@@ -16,6 +16,7 @@ from owpo.evaluation.folder import set_settings
 from owpo.evaluation.guard import check_failures
 from owpo.evaluation.samples import draw_samples, samples_of
 from owpo.policy.model import Policy
+from owpo.policy.passes import compile_layers
 from owpo.policy.responses import Responses
 from owpo.policy.weights import load_state, unique_state
 from owpo.problems.problem import Problem
@@ -38,18 +39,21 @@ def new_optimizer(policy: Policy, config: TrainingConfig) -> torch.optim.AdamW:
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,
-        foreach=True,
+        fused=True,
     )
 
 
 def load_version(folder: RunFolder, id: str, config: RunConfig) -> Policy:
     """A version of the run as a policy of its own, on the run's device and in its dtype."""
-    return folder.versions.load(
+    policy = folder.versions.load(
         id,
         device=config.run.device,
         dtype=config.run.dtype,
         trust_remote_code=config.model.trust_remote_code,
     )
+    if config.training.compile:
+        compile_layers(policy.model)
+    return policy
 
 
 def evaluation_sampling(config: RunConfig, set_name: str, samples: int) -> Sampling:

@@ -12,7 +12,7 @@ Shape legend: P prompts, G responses per prompt, B = P * G sequences, T response
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ from owpo.training.update import (
     add_ref_logp,
     optimiser_update,
     rows_with_gradient,
+    rows_with_reference,
 )
 from owpo.verify.verdict import FAILURES
 
@@ -108,11 +109,12 @@ def train_step(session: Session, task: Task) -> dict[str, Any]:
         assert rollout.rewarded_PG is not None
         rows = _rows_of(rollout.groups, rollout.rewarded_PG, session, task)
         with clock("reference"):
-            rows = _with_log_probs(rows, session, task)
+            shares = _shares(rows, session, task)
+            rows = _with_log_probs(rows, shares, session, task)
             if progress.step == 0 and task.reference is not None:
                 move = _measure_move(rows, session, task.reference, task.objective)
         with clock("updating"):
-            results = _update(rows, session, task)
+            results = _update(rows, shares, session, task)
 
     metrics = _log_step(session, task, rollout, rows, results, move, clock)
     progress.cursor += rollout.num_drawn
@@ -156,17 +158,29 @@ def _rows_of(groups: Groups, rewarded_PG: Tensor, session: Session, task: Task) 
     )
 
 
-def _with_log_probs(rows: TrainingRows, session: Session, task: Task) -> TrainingRows:
+def _shares(rows: TrainingRows, session: Session, task: Task) -> list[Tensor]:
+    """Which rows each optimiser update of the batch trains on: its own share of the prompts, in random order."""
+    seed = derive_seed(session.config.seed, "updates", task.number, session.progress.step)
+    num_prompts = int(rows.group.max()) + 1
+    order = torch.randperm(num_prompts, generator=torch.Generator().manual_seed(seed)).to(rows.group.device)
+    num_updates = min(session.config.training.updates_per_batch, num_prompts)
+    return [torch.isin(rows.group, prompts).nonzero().flatten() for prompts in order.tensor_split(num_updates)]
+
+
+def _with_log_probs(rows: TrainingRows, shares: list[Tensor], session: Session, task: Task) -> TrainingRows:
     """Only what the objective reads, and only of rows that have a gradient."""
     config, needs = session.config, task.objective.needs
-    trained = rows_with_gradient(rows, task.objective)
     settings = (config.rollout.temperature, config.training.micro_batch_tokens)
-    # With one update a batch, the update's own forward pass is the old policy.
-    if needs.prepared or (needs.old_logp and config.training.updates_per_batch > 1):
-        rows = add_old_logp(session.policy, rows, trained, *settings)
+    if needs.old_logp or needs.prepared:
+        # The first update's own forward pass is the old policy, unless its weights have to be prepared.
+        later = torch.cat(shares if needs.prepared else [shares[0][:0], *shares[1:]])
+        trained = rows_with_gradient(rows, task.objective)
+        if len(later):
+            index = trained[torch.isin(trained, later)]
+            rows = add_old_logp(session.policy, rows, index, *settings)
     if needs.reference:
         assert task.reference is not None
-        rows = add_ref_logp(task.reference.policy, rows, trained, *settings)
+        rows = add_ref_logp(task.reference.policy, rows, rows_with_reference(rows, task.objective), *settings)
     return rows
 
 
@@ -185,15 +199,17 @@ def _measure_move(
     )
 
 
-def _update(rows: TrainingRows, session: Session, task: Task) -> list[UpdateResult]:
-    """The batch's optimiser updates, each on its own share of the prompts."""
+def _update(
+    rows: TrainingRows, shares: list[Tensor], session: Session, task: Task
+) -> list[UpdateResult]:
+    """The batch's optimiser updates, each on its own share."""
     config, progress = session.config, session.progress
     seed = derive_seed(config.seed, "updates", task.number, progress.step)
-    num_prompts = int(rows.group.max()) + 1
-    order = torch.randperm(num_prompts, generator=torch.Generator().manual_seed(seed)).to(rows.group.device)
     results = []
-    for number, prompts in enumerate(order.tensor_split(min(config.training.updates_per_batch, num_prompts))):
-        share = rows.rows(torch.isin(rows.group, prompts).nonzero().flatten())
+    for number, index in enumerate(shares):
+        share = rows.rows(index)
+        if number == 0 and not task.objective.needs.prepared:
+            share = replace(share, old_logp=None)
         for group in session.optimizer.param_groups:
             group["lr"] = learning_rate(
                 config.training.learning_rate, config.training.warmup_updates, progress.updates
@@ -208,6 +224,7 @@ def _update(rows: TrainingRows, session: Session, task: Task) -> list[UpdateResu
             temperature=config.rollout.temperature,
             micro_batch_tokens=config.training.micro_batch_tokens,
             grad_clip=config.training.grad_clip,
+            gradient_checkpointing=config.training.gradient_checkpointing,
             seed=derive_seed(seed, number),
         )
         results.append(result)

@@ -6,7 +6,6 @@ Shape legend: B sequences, T response tokens.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -17,6 +16,7 @@ from owpo.core.reduce import StepCounts, reduction_weights
 from owpo.core.registry import Objective
 from owpo.policy.logprobs import micro_batches, reference_logprobs, response_logprobs
 from owpo.policy.model import Policy
+from owpo.policy.passes import recomputing
 from owpo.policy.responses import Responses
 
 
@@ -27,7 +27,7 @@ class TrainingRows:
     group      [B] int64   which prompt a row answers
     advantage  [B]         active [B] bool
     old_logp   [B, T]      None where the only update of the batch defines it
-    ref_logp   [B, T]      None where the objective reads none
+    ref_logp   [B, T]      None where the objective reads none; NaN in rows of which it reads none
     weight     [B, T]      prepared weights, see `Objective.prepare`
     step       int         rollout steps done in the stage
     """
@@ -67,14 +67,22 @@ class TrainingRows:
 
 
 @dataclass(frozen=True)
+class Total:
+    """A statistic's sum over the trained tokens that have it, and how many do."""
+
+    sum: float
+    count: int
+
+
+@dataclass(frozen=True)
 class UpdateResult:
-    """`bad` says why no step was taken, None if one was. `stats` are means over the update's trained tokens."""
+    """`bad` says why no step was taken, None if one was."""
 
     bad: str | None
     loss: float
     grad_norm: float
     num_tokens: int
-    stats: dict[str, float]
+    stats: dict[str, Total]
 
 
 class NonFinite(Exception):
@@ -86,6 +94,12 @@ def rows_with_gradient(rows: TrainingRows, objective: Objective) -> Tensor:
     if objective.needs.zero_advantage:
         return torch.arange(len(rows.advantage), device=rows.advantage.device)
     return rows.advantage.nonzero().flatten()
+
+
+def rows_with_reference(rows: TrainingRows, objective: Objective) -> Tensor:
+    """Of those, the rows whose reference log-probs are read."""
+    trained = rows_with_gradient(rows, objective)
+    return trained[rows.active[trained]] if objective.needs.active_only else trained
 
 
 def add_old_logp(
@@ -128,7 +142,7 @@ def accumulate_gradients(
     counts: StepCounts,
     prompt_tokens: Tensor,
     temperature: float,
-) -> tuple[float, int, dict[str, float]]:
+) -> tuple[float, int, dict[str, Total]]:
     """Add the gradient of one optimiser step to the parameters, micro-batch by micro-batch.
 
     Args:
@@ -138,14 +152,14 @@ def accumulate_gradients(
         prompt_tokens: [B], response tokens of each row's whole group.
 
     Returns:
-        The step's loss, its trained tokens, and the mean of every per-token statistic over them.
+        The step's loss, its trained tokens, and every per-token statistic's total over them.
 
     Raises:
         NonFinite: the loss of a micro-batch is not finite.
     """
     total = 0.0
     num_tokens = 0
-    sums: defaultdict[str, float] = defaultdict(float)
+    totals: dict[str, Tensor] = {}
     for index in split:
         part = rows.rows(index)
         mask = part.responses.mask
@@ -174,8 +188,17 @@ def accumulate_gradients(
         if part.ref_logp is not None:
             stats["kl_to_reference"] = token_divergence(logp.detach(), part.ref_logp)
         for name, value in stats.items():
-            sums[name] += value[mask].double().sum().item()
-    return total, num_tokens, {name: value / max(num_tokens, 1) for name, value in sums.items()}
+            known = value[mask].double()
+            # NaN is what has no value: the deviation of a row that the reference did not score.
+            pair = torch.stack([known.nansum(), (~known.isnan()).sum().double()])
+            totals[name] = totals[name] + pair if name in totals else pair
+    return total, num_tokens, _read(totals)
+
+
+def _read(totals: dict[str, Tensor]) -> dict[str, Total]:
+    """One transfer from the device for all of them."""
+    pairs = torch.stack(list(totals.values())).tolist() if totals else []
+    return {name: Total(total, int(count)) for name, (total, count) in zip(totals, pairs, strict=True)}
 
 
 def token_divergence(logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -196,40 +219,44 @@ def optimiser_update(
     micro_batch_tokens: int,
     grad_clip: float,
     seed: int,
+    gradient_checkpointing: bool = False,
 ) -> UpdateResult:
     """One step of the weights on `rows`: none where no row has a gradient, or loss or gradient is not finite.
 
     Args:
         reduction: a name of `owpo.core.reduce.MODES`.
         max_tokens: the longest response that sampling allows.
-        micro_batch_tokens: padded tokens of one forward-backward pass.
+        micro_batch_tokens: of prompts and responses in one forward-backward pass.
         grad_clip: largest norm of the whole gradient.
         seed: of what an objective prepares at random.
+        gradient_checkpointing: whether a layer keeps its input alone for the backward pass.
     """
     counts, prompt_tokens = _counts(rows, max_tokens)
     trained = rows_with_gradient(rows, objective)
     if len(trained) == 0:
         return UpdateResult(None, 0.0, 0.0, 0, {})
     rows = _prepare(objective, rows.rows(trained), seed)
-    optimizer.zero_grad(set_to_none=True)
     try:
-        loss, num_tokens, stats = accumulate_gradients(
-            policy,
-            objective,
-            rows,
-            micro_batches(rows.responses.row_lengths, micro_batch_tokens),
-            reduction=reduction,
-            counts=counts,
-            prompt_tokens=prompt_tokens[trained],
-            temperature=temperature,
-        )
+        with recomputing(policy.model, gradient_checkpointing):
+            loss, num_tokens, stats = accumulate_gradients(
+                policy,
+                objective,
+                rows,
+                micro_batches(rows.responses, micro_batch_tokens, shares_prompts=policy.takes_layouts),
+                reduction=reduction,
+                counts=counts,
+                prompt_tokens=prompt_tokens[trained],
+                temperature=temperature,
+            )
         grad_norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), grad_clip).item()
         if not math.isfinite(grad_norm):
             raise NonFinite(f"gradient norm is {grad_norm}")
+        optimizer.step()
     except NonFinite as error:
-        optimizer.zero_grad(set_to_none=True)
         return UpdateResult(str(error), float("nan"), float("nan"), 0, {})
-    optimizer.step()
+    finally:
+        # Now, and not before the next step: until then gradients would take the room of the sampler's cache.
+        optimizer.zero_grad(set_to_none=True)
     return UpdateResult(None, loss, grad_norm, num_tokens, stats)
 
 

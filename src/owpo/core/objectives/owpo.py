@@ -19,7 +19,7 @@ Departures:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
@@ -32,7 +32,8 @@ from owpo.core.registry import Needs, Scaffold, register
 from owpo.core.surrogate import clipped_surrogate, probability_ratio
 
 _PAPER = "arXiv 2605.22156, eq. 5-7"
-_NEEDS = Needs(reference=True, old_logp=True)
+# An inactive sample has weight 1, whatever the reference says of it.
+_NEEDS = Needs(reference=True, active_only=True, old_logp=True)
 _SCAFFOLD = Scaffold(dynamic_sampling=True)
 
 # The KL weight of the paper's symmetric baseline, for the stat `flipped_by_kl`.
@@ -110,6 +111,11 @@ def _where_active(batch: TokenBatch, weight: Tensor) -> Tensor:
     return torch.where(batch.active.unsqueeze(1), weight, torch.ones_like(weight))
 
 
+def _where_known(delta: Tensor, value: Tensor) -> Tensor:
+    """NaN where the deviation is: an engine need not score inactive samples by the reference."""
+    return torch.where(delta.isnan(), delta, value.to(delta.dtype))
+
+
 def _apply_weight(batch: TokenBatch, config: BandConfig, delta: Tensor, weight: Tensor) -> TokenLoss:
     assert batch.old_logp is not None
     advantage = batch.advantage_BT
@@ -122,7 +128,7 @@ def _apply_weight(batch: TokenBatch, config: BandConfig, delta: Tensor, weight: 
         "accelerated": weight > 1,
         "locked": weight < 1,
         "saturated": (weight != 1) & ((weight <= config.w_low) | (weight >= config.w_high)),
-        "flipped_by_kl": kl_would_flip(delta, advantage, _PAPER_KL_BETA),
+        "flipped_by_kl": _where_known(delta, kl_would_flip(delta, advantage, _PAPER_KL_BETA)),
         "ratio": ratio,
         "clipped": clipped,
     }
@@ -184,7 +190,7 @@ def permuted_weights(batch: TokenBatch, config: BandConfig, generator: torch.Gen
     "shuffled",
     config=BandConfig,
     source="control; " + _PAPER,
-    needs=Needs(reference=True, old_logp=True, prepared=True),
+    needs=replace(_NEEDS, prepared=True),
     scaffold=_SCAFFOLD,
     prepare=permuted_weights,
 )
