@@ -12,11 +12,11 @@ from owpo.policy import (
     Responses,
     copy_weights,
     micro_batches,
+    packing,
     reference_logprobs,
     response_logprobs,
     selected_logprobs,
 )
-from owpo.policy import packing
 from owpo.policy.head import LogitTransform
 from owpo.policy.logprobs import check_logit_path
 from owpo.policy.packing import pack
@@ -215,7 +215,9 @@ def responses_of_groups(lengths: list[list[int]], prompt_lengths: list[int]) -> 
 
 
 def test_micro_batches_by_hand() -> None:
-    responses = responses_of_groups([[2], [9], [3], [2], [24], [3]], [1] * 6)  # rows of 3, 10, 4, 3, 25, 4 tokens
+    responses = responses_of_groups(
+        [[2], [9], [3], [2], [24], [3]], [1] * 6
+    )  # rows of 3, 10, 4, 3, 25, 4 tokens
     # 25 alone (above the budget); 10 + one of 4 padded to 10 would be 20 > 12; 4, 4 and 3 padded to 4 are 12.
     batches = micro_batches(responses, 12, shares_prompts=False)
     assert [batch.tolist() for batch in batches] == [[4], [1], [2, 5, 0], [3]]
@@ -290,7 +292,9 @@ def test_an_architecture_with_an_attention_of_its_own_takes_no_layout(kind: str)
 def test_a_layout_that_gives_other_hidden_states_is_not_taken() -> None:
     policy = tiny_policy("llama")
     attention = policy.model.model.layers[1].self_attn
-    attention.register_forward_hook(lambda _module, _inputs, outputs: (outputs[0] + outputs[0].cumsum(1), None))
+    attention.register_forward_hook(
+        lambda _module, _inputs, outputs: (outputs[0] + outputs[0].cumsum(1), None)
+    )
     assert not policy.takes_layouts
 
 

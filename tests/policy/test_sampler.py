@@ -8,7 +8,8 @@ from policy_builders import CHARACTERS, EOS, PAD, sample, tiny_policy
 from torch import Tensor
 
 from owpo.policy import Policy, Responses, response_logprobs, sample_batches
-from owpo.policy.choose import choose as _choose
+from owpo.policy.choose import _mixed, choose, uniform
+from owpo.policy.decoding import Decoder
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
 
@@ -78,7 +79,7 @@ def test_top_p_keeps_the_smallest_set_with_that_mass(top_p: float, kept: set[int
     # Powers of two, so that every partial sum is exact.
     probability = torch.tensor([0.25, 0.125, 0.5, 0.125]).log()
     uniform = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
-    token, logp = _choose(probability.expand(4096, 4).clone(), 1.0, top_p, uniform)
+    token, logp = choose(probability.expand(4096, 4).clone(), 1.0, top_p, uniform)
     assert set(token.tolist()) == kept
     mass = probability.exp()[sorted(kept)].sum()
     for index in kept:
@@ -91,7 +92,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     logits = torch.tensor([float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")])
     uniform = torch.tensor([0.0, 0.25, 0.5, 0.75, 1 - 2**-53], dtype=torch.float64)
     for top_p in (1.0, 0.9):
-        token, _ = _choose(logits.expand(5, 5).clone(), 1.0, top_p, uniform)
+        token, _ = choose(logits.expand(5, 5).clone(), 1.0, top_p, uniform)
         assert token.tolist() == [1, 1, 3, 3, 3]
 
 
@@ -231,7 +232,6 @@ def test_rows_that_leave_do_not_change_the_others(temperature: float) -> None:
     together = draw(policy, prompts, batch_size=16, **settings)
     lengths = together.lengths.sort().values
     assert lengths[7] < 12 < lengths[-1], "half of the rows must leave for this test to say anything"
-    # The same random numbers row by row: on the CPU a generator gives a batch's numbers in order.
     alone = draw(policy, prompts, batch_size=1, **settings)
     assert torch.equal(together.tokens, alone.tokens)
     torch.testing.assert_close(together.sampler_logp, alone.sampler_logp, rtol=0, atol=1e-4)
@@ -292,3 +292,101 @@ def test_errors_name_the_offender_and_the_fix() -> None:
     ]:
         with pytest.raises(ValueError, match=sentence):
             draw(policy, [[5]], **changes)
+
+
+def test_random_numbers_go_by_seed_row_and_position() -> None:
+    row, position = (index.flatten() for index in torch.meshgrid(torch.arange(300), torch.arange(300)))
+    number = uniform(7, row, position)
+    assert number.dtype == torch.float64 and number.min() >= 0 and number.max() < 1
+    counts = torch.histc(number, 50, 0, 1)
+    assert chi_square_is_plausible(counts, torch.full((50,), 0.02, dtype=torch.float64))
+    grid = number.view(300, 300) - 0.5
+    for other in (grid[1:], grid[:, 1:], uniform(8, row, position).view(300, 300) - 0.5):
+        same = grid[: len(other), : other.shape[1]]
+        correlation = (same * other).mean().item() * 12
+        assert abs(correlation) < 4 / 300  # standard error 1/300
+    some = torch.tensor([5, 70_000, 3])
+    assert torch.equal(uniform(7, some[2:], some[:1]), uniform(7, torch.tensor([3]), torch.tensor([5])))
+    assert uniform(7, some, some)[0] == number.view(300, 300)[5, 5]
+
+
+def test_splitmix64_as_published() -> None:
+    """Its first output from state 0 is 0xE220A8397B1DCDAF (Vigna's reference implementation)."""
+    state = torch.tensor([0x9E3779B97F4A7C15 - 2**64])
+    assert _mixed(state).item() % 2**64 == 0xE220A8397B1DCDAF
+
+
+@pytest.mark.parametrize("vocabulary", [4, 511, 512, 513, 1500, 2048])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one(vocabulary: int) -> None:
+    """Chunk by chunk, against the plain cumulative sum in float64."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 4 * torch.randn(64, vocabulary, generator=generator)
+    logits[:, ::7] = float("-inf")
+    number = torch.rand(64, generator=generator, dtype=torch.float64)
+    number[:2] = torch.tensor([0.0, 1 - 2**-53])
+    probability = (logits.double() / 0.8).softmax(dim=1)
+    wanted = (probability.cumsum(1) <= number[:, None]).sum(dim=1)
+    token, logp = choose(logits.clone(), 0.8, 1.0, number)
+    assert (token == wanted).double().mean() > 0.95  # float32 exponentials may turn a draw on a boundary
+    assert (probability.gather(1, token[:, None]) > 0).all()
+    torch.testing.assert_close(
+        logp.double(), probability.gather(1, token[:, None])[:, 0].log(), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma2"])
+@pytest.mark.parametrize("prompt_length", [3, 70])
+def test_rows_that_come_in_later_are_sampled_as_if_alone(kind: str, prompt_length: int) -> None:
+    """Few slots, ragged prompts and responses; long prompts are kept once for their rows.
+
+    gemma2 decodes by its own attention, which gives NaN for padded prompts in float64.
+    """
+    dtype = torch.float32 if kind == "gemma2" else torch.float64
+    policy = likely_eos(tiny_policy(kind, dtype, initializer_range=0.2), bonus=2.0)
+    generator = torch.Generator().manual_seed(0)
+    lengths = [prompt_length, prompt_length - 1, 2, prompt_length, prompt_length - 2, 1, prompt_length, 5]
+    prompts = [torch.randint(3, 50, (n,), generator=generator).tolist() for n in lengths]
+    settings = {"group_size": 3, "max_new_tokens": 24}
+    alone = draw(policy, prompts, batch_size=1, **settings)
+    assert len(set(alone.lengths.tolist())) > 6
+    for batch_size in (4, 7, 24):
+        together = draw(policy, prompts, batch_size=batch_size, **settings)
+        assert torch.equal(together.tokens, alone.tokens)
+        torch.testing.assert_close(together.sampler_logp, alone.sampler_logp, rtol=0, atol=1e-5)
+    logp, _ = response_logprobs(policy, alone, 1.0)
+    torch.testing.assert_close(alone.sampler_logp, logp.detach(), rtol=0, atol=1e-5)
+
+
+def test_slots_do_not_stand_idle_while_prompts_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = likely_eos(tiny_policy("qwen3", initializer_range=0.2), bonus=2.0)
+    prompts = [[3 + index % 40, 40 - index % 30] for index in range(64)]
+    settings = {"group_size": 2, "max_new_tokens": 40, "batch_size": 16}
+    steps: list[int] = []
+    real_step = Decoder.step
+    monkeypatch.setattr(
+        Decoder, "step", lambda self, token_R: (steps.append(len(token_R)), real_step(self, token_R))[1]
+    )
+    responses = draw(policy, prompts, **settings)
+    refilled = len(steps)
+    assert torch.tensor(steps[: refilled // 2]).double().mean() > 12  # of 16 slots
+    steps.clear()
+    alone = draw(policy, prompts, pool_batches=1, **settings)
+    assert refilled < 0.6 * len(steps)
+    assert torch.equal(responses.tokens, alone.tokens)
+
+
+def test_a_sampling_that_skips_gives_the_same_bits() -> None:
+    policy = likely_eos(tiny_policy(initializer_range=0.2), bonus=2.0)
+    prompts = [[3 + index, 40 - index] for index in range(10)]
+    settings = {
+        "group_size": 3, "max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0, "seed": 0, "batch_size": 4,
+        "pool_batches": 3,
+    }  # fmt: skip
+    batches = list(sample_batches(policy, prompts, **settings))
+    assert [len(batch.prompts) for batch in batches] == [4] * 7 + [2]
+    for skip in range(9):
+        later = list(sample_batches(policy, prompts, skip=skip, **settings))
+        assert len(later) == 8 - skip
+        for whole, alone in zip(batches[skip:], later, strict=True):
+            assert torch.equal(whole.tokens, alone.tokens)
+            assert torch.equal(whole.sampler_logp, alone.sampler_logp)

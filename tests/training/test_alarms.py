@@ -200,7 +200,7 @@ class Listening(Display):
 
 def collapsing(recipe_data, folder, action="end_stage"):
     alarms = {"action": action, "patience": 3}
-    run = {**recipe_data["run"], "folder": str(folder), "checkpoint_every": 4}
+    run = {**recipe_data["run"], "folder": str(folder), "checkpoint_every": 3}
     return build_config({**recipe_data, **FAR_TOO_HIGH, "run": run, "alarms": alarms}, "test")
 
 
@@ -282,7 +282,7 @@ def test_a_kill_between_the_alarm_and_the_end_of_its_stage_changes_nothing(
     """Nothing is saved any more after it: once just before the alarm's step is complete, once just after."""
     whole = train(collapsing(recipe_data, tmp_path / "whole"))
     last = read(whole.folder, "alarms")[0]["step"]
-    assert last % 4 != 0, "the newest checkpoint must lie before the alarm"
+    assert last % 3 != 0, "the newest checkpoint must lie before the alarm"
     real = getattr(stage, place)
 
     def killed(session, *args):

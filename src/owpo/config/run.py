@@ -88,7 +88,7 @@ class TrainingConfig(Section):
     """Keep each layer's input alone for the backward pass and compute the layer again there: less memory, a third more
     time."""
     compile: bool = False
-    """Compile the layers for scoring and training passes (torch.compile): a start that takes minutes, then faster steps.
+    """Compile the layers for scoring and training passes (torch.compile): minutes at the start, then faster steps.
     Sampling stays uncompiled."""
     advantage: str | None = None
     """Baseline; None: the objective's paper's. See docs/objectives.md."""

@@ -107,11 +107,13 @@ def answer_batches(
     sampling: Sampling,
     *,
     skip: int = 0,
+    pool_batches: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Answers]:
     """The same, `sampling.batch_size` rows at a time, from batch `skip` on. One is verified while the next is sampled.
 
     Args:
+        pool_batches: see `policy.sampler.sample_batches`.
         on_batch: called with the number of rows sampled: after every batch, and now and then while their verdicts
             are waited for. It may raise to end the work.
     """
@@ -120,7 +122,9 @@ def answer_batches(
     stop = StopStrings(sampling.stop)
     row = skip * sampling.batch_size
     waiting = None
-    for responses in sample_batches(policy, prompts, skip=skip, **asdict(sampling)):
+    for responses in sample_batches(
+        policy, prompts, skip=skip, pool_batches=pool_batches, **asdict(sampling)
+    ):
         texts = [stop.before(text) for text in policy.decode_all(responses)]
         pending = verifier.submit(texts, answers[row : row + len(texts)])
         row += len(texts)

@@ -17,6 +17,8 @@ from owpo.problems.problem import Problem
 from owpo.verify.verdict import FAILURES, Judgement, Verdict
 from owpo.verify.verifier import Verifier
 
+# How far rows take the places of others: an evaluation that goes on begins at such a boundary.
+_POOL_BATCHES = 8
 _FEWEST = 100  # verdicts before their share of failures is looked at; at the end of a set it always is
 
 
@@ -125,7 +127,10 @@ def draw_samples(
         log.replace(*(sample.to_json() for sample in samples))
     skip = len(samples) // sampling.batch_size
     if len(samples) < num_samples:
-        for answers in answer_batches(policy, problems, verifier, sampling, skip=skip, on_batch=on_batch):
+        batches = answer_batches(
+            policy, problems, verifier, sampling, skip=skip, pool_batches=_POOL_BATCHES, on_batch=on_batch
+        )
+        for answers in batches:
             new = samples_of(answers, problems, sampling.group_size, len(samples))
             log.append(*(sample.to_json() for sample in new))
             samples += new

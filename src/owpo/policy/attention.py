@@ -1,9 +1,9 @@
 """A model's attention, taken over: tokens of many texts stand in one row, and a layout says who sees whom.
 
 transformers looks its attention up by a name in the model's configuration. We put a name of our own there: with a
-layout, each layer hands its queries, keys and values to it; without one, it is the SDPA attention that was there before.
-Everything else of a model (projections, norms, positions, MLPs) works token by token, so with a layout it sees one row
-without padding, in which a prompt stands once however many responses it has.
+layout, each layer hands its queries, keys and values to it; without one, it is the SDPA attention that was there
+before. Everything else of a model (projections, norms, positions, MLPs) works token by token, so with a layout it sees
+one row without padding, in which a prompt stands once however many responses it has.
 
 Shape legend: N tokens of one pass, H hidden width, h query heads, k key/value heads, D width of a head.
 """
@@ -88,7 +88,9 @@ def layout_attention(
         states.squeeze(0).transpose(0, 1).to(value.dtype) for states in (query, key, value)
     )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return layout.attend(module.layer_idx, query_NhD, key_NkD, value_NkD, scale).unsqueeze(0), None
+    layer = module.layer_idx
+    assert isinstance(layer, int)
+    return layout.attend(layer, query_NhD, key_NkD, value_NkD, scale).unsqueeze(0), None
 
 
 @torch.no_grad()

@@ -39,14 +39,12 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def choose(
-    logits_RV: Tensor, temperature: float, top_p: float, uniform_R: Tensor
-) -> tuple[Tensor, Tensor]:
+def choose(logits_RV: Tensor, temperature: float, top_p: float, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row at uniform_R in [0, 1), and its log-prob; overwrites the logits.
 
-    The distribution is softmax(logits / temperature), cut to the smallest set of tokens with a mass of at least top_p (the
-    most likely token always stays) and renormalised. Temperature 0 takes the most likely token, whose log-prob is then 0.
-    Sums are float64: in float32 the tail of a large vocabulary would round away.
+    The distribution is softmax(logits / temperature), cut to the smallest set of tokens with a mass of at least top_p
+    (the most likely token always stays) and renormalised. Temperature 0 takes the most likely token, whose log-prob is
+    then 0. Sums are float64: in float32 the tail of a large vocabulary would round away.
     """
     if temperature == 0:
         token_R = logits_RV.argmax(dim=-1)

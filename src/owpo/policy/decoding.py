@@ -1,8 +1,8 @@
 """Rows that are decoded together: their keys and values, and the attention that reads them.
 
 Rows stand in slots 0 to R - 1 of buffers made beforehand. One that leaves is replaced by the last one, so nothing else
-moves; new rows come in behind. A long prompt's keys and values stand once for all its rows: their queries meet them in one
-matrix product, and what it gives is joined with what each row's own keys give.
+moves; new rows come in behind. A long prompt's keys and values stand once for all its rows: their queries meet them in
+one matrix product, and what it gives is joined with what each row's own keys give.
 
 Shape legend: R rows, P prompts, m rows of the prompt that has most, N tokens of a pass, S tokens kept, h query heads, k
 key/value heads, q = h / k, D width of a head, H hidden width.
@@ -92,7 +92,7 @@ class Decoder:
         return has_prompts and self.num_rows + num_rows <= self.num_slots
 
     def admit(self, prompts: list[list[int]], sizes: list[int]) -> Tensor:
-        """Take in `sizes[p]` rows for prompts[p], each prompt computed once; what predicts their first tokens, [rows, H]."""
+        """Take in `sizes[p]` rows for prompts[p], computed once; what predicts their first tokens, [rows, H]."""
         device = self.policy.device
         packed = pack_prompts(prompts, device)
         length_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -107,7 +107,9 @@ class Decoder:
         def keep(layer: int, *states: Tensor) -> None:
             for buffer, states_NkD in zip(kept.of(layer, states[0], width), states, strict=True):
                 states_PSkD = states_NkD[places_PS] * is_token_PS[:, :, None, None]
-                buffer[slots, :, :width] = (states_PSkD if self._shares else states_PSkD[of_row]).transpose(1, 2)
+                buffer[slots, :, :width] = (states_PSkD if self._shares else states_PSkD[of_row]).transpose(
+                    1, 2
+                )
 
         hidden_NH = hidden_states(
             self.policy.model, packed.tokens_N, packed.position_N, _Prefill(packed, keep)
@@ -251,7 +253,7 @@ class _Step:
     ) -> Tensor:
         """With the attention to the prompt, whose keys and values are read once for all its rows."""
         assert self.prompts is not None
-        num_prompts, most = self.row_Pm.shape
+        num_prompts = len(self.row_Pm)
         keys, values = self.prompts.of(layer, query_RkqD[:, :, 0], self.width)
         seen = (slice(num_prompts), slice(None), slice(self.width))
         query_PkmqD = query_RkqD[self.row_Pm].transpose(1, 2)

@@ -87,7 +87,7 @@ def _scattered(value_N: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def micro_batches(responses: Responses, token_budget: int, *, shares_prompts: bool) -> list[Tensor]:
-    """Row indices ([N] int64, on the CPU) of batches with at most `token_budget` tokens, those with the longest rows first.
+    """Row indices ([N] int64, on the CPU) of batches with at most `token_budget` tokens; the longest rows come first.
 
     A row that is longer than the budget gets a batch of its own. Ties go by index.
 
@@ -107,7 +107,8 @@ def micro_batches(responses: Responses, token_budget: int, *, shares_prompts: bo
         longest[prompt] = max(longest.get(prompt, 0), length)
     if shares_prompts:
         order = sorted(
-            range(len(lengths)), key=lambda row: (-longest[prompt_of_row[row]], prompt_of_row[row], -lengths[row])
+            range(len(lengths)),
+            key=lambda row: (-longest[prompt_of_row[row]], prompt_of_row[row], -lengths[row]),
         )
     else:
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])

@@ -6,8 +6,8 @@
 A response's last token predicts nothing that was sampled, so it is left out. Only attention needs texts as rows of a
 matrix: there they are gathered, in buckets of similar length, and what comes out is put back into the row.
 
-Shape legend: P distinct prompts, B responses, N tokens of the packed row, b texts of one bucket, S tokens of the longest
-of them, Q their queries, h query heads, k key/value heads, D width of a head.
+Shape legend: P distinct prompts, B responses, N tokens of the packed row, b texts of one bucket, S tokens of the
+longest of them, Q their queries, h query heads, k key/value heads, D width of a head.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ class Bucket:
 
     query_bQ   places of the queries; padding is place 0
     key_bS     places of keys and values
-    bias_bQS   None: queries and keys are the same places, each sees itself and what is left of it. Else 0 or -inf, added
-               to the scores, [b, 1, Q, S]
+    bias_bQS   None: queries and keys are the same places, each sees itself and what is left of it. Else 0 or -inf,
+               added to the scores, [b, 1, Q, S]
     """
 
     query_bQ: Tensor
     key_bS: Tensor
     bias_bQS: Tensor | None
+
+    def to(self, device: torch.device) -> Bucket:
+        bias_bQS = None if self.bias_bQS is None else self.bias_bQS.to(device)
+        return Bucket(self.query_bQ.to(device), self.key_bS.to(device), bias_bQS)
 
     def attend(self, query_NhD: Tensor, key_NkD: Tensor, value_NkD: Tensor, scale: float) -> Tensor:
         """[b * Q, h * D]."""
@@ -177,9 +181,7 @@ def pack(
         position_N=torch.cat([prompt_positions, response_positions]).to(device),
         last_P=last_P.to(device),
         predictor=predictor_BT[is_token_BT].to(device),
-        buckets=tuple(
-            Bucket(*(None if part is None else part.to(device) for part in bucket)) for bucket in buckets
-        ),
+        buckets=tuple(bucket.to(device) for bucket in buckets),
         output_N=output_N.to(device),
     )
 
@@ -192,16 +194,16 @@ def pack_prompts(prompts: Sequence[Sequence[int]], device: torch.device) -> Pack
 
 def _attention_plan(
     responses: _Texts, prompts: _Texts, prompt_of_response: Tensor, num_tokens: int
-) -> tuple[list[tuple[Tensor, Tensor, Tensor | None]], Tensor]:
-    """The cheaper of two ways, as what a `Bucket` holds, and `Packed.output_N`.
+) -> tuple[list[Bucket], Tensor]:
+    """The cheaper of two ways, on the CPU, and `Packed.output_N`.
 
-    Whole texts need no mask, whose kernel computes the half that it hides, too; but each computes its prompt's attention
-    again. Prompts apart from responses do not.
+    Whole texts need no mask, whose kernel computes also the half that it hides; but each computes its prompt's
+    attention again. Prompts apart from responses do not.
     """
     whole_cost = responses.length.square().sum() / 2
     apart_cost = (responses.response_length * responses.length).sum() + prompts.length.square().sum() / 2
     output_N = torch.zeros(num_tokens, dtype=torch.int64)
-    buckets: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    buckets: list[Bucket] = []
     done = 0
     if whole_cost <= apart_cost:
         causal, masked = _with_owners(responses, prompts, prompt_of_response), None
@@ -212,17 +214,19 @@ def _attention_plan(
         in_prompt_bS = torch.arange(places_bS.shape[1]) < texts.prompt_length.unsqueeze(1)
         is_own_bS = is_token_bS & (~in_prompt_bS | texts.owns_prompt.unsqueeze(1))
         output_N[places_bS[is_own_bS]] = done + is_own_bS.flatten().nonzero().squeeze(1)
-        buckets.append((places_bS, places_bS, None))
+        buckets.append(Bucket(places_bS, places_bS, None))
         done += places_bS.numel()
     for texts in masked.buckets() if masked is not None else ():
         places_bS, _ = texts.places()
         step_Q = torch.arange(int(texts.response_length.max()))
         is_query_bQ = step_Q < texts.response_length.unsqueeze(1)
         query_bQ = (texts.response_start.unsqueeze(1) + step_Q) * is_query_bQ
-        sees_bQS = torch.arange(places_bS.shape[1]) <= (texts.prompt_length.unsqueeze(1) + step_Q).unsqueeze(2)
+        sees_bQS = torch.arange(places_bS.shape[1]) <= (texts.prompt_length.unsqueeze(1) + step_Q).unsqueeze(
+            2
+        )
         output_N[query_bQ[is_query_bQ]] = done + is_query_bQ.flatten().nonzero().squeeze(1)
         bias_bQS = torch.zeros(sees_bQS.shape).masked_fill_(~sees_bQS, float("-inf"))
-        buckets.append((query_bQ, places_bS, bias_bQS.unsqueeze(1)))
+        buckets.append(Bucket(query_bQ, places_bS, bias_bQS.unsqueeze(1)))
         done += query_bQ.numel()
     return buckets, output_N
 

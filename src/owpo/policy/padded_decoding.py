@@ -34,11 +34,13 @@ class PaddedDecoder:
         return self.num_rows == 0 and num_rows <= self.num_slots
 
     def admit(self, prompts: list[list[int]], sizes: list[int]) -> Tensor:
-        """Take in `sizes[p]` rows for prompts[p], each prompt computed once; what predicts their first tokens, [rows, H]."""
+        """Take in `sizes[p]` rows for prompts[p], computed once; what predicts their first tokens, [rows, H]."""
         device = self.policy.device
         width = max(map(len, prompts))
         padding = [[self.policy.pad_id] * (width - len(prompt)) for prompt in prompts]
-        input_PS = torch.tensor([pad + prompt for pad, prompt in zip(padding, prompts, strict=True)], device=device)
+        input_PS = torch.tensor(
+            [pad + prompt for pad, prompt in zip(padding, prompts, strict=True)], device=device
+        )
         length_P1 = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
         mask_PS = (torch.arange(width, device=device) >= width - length_P1).long()
         of_row = torch.repeat_interleave(torch.tensor(sizes)).to(device)

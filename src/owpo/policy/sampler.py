@@ -3,8 +3,8 @@
 A prompt is computed once for all its responses; rows that have finished leave, and rows of the next prompts take their
 place; the log-prob of every token comes from the very distribution it was drawn from.
 
-Shape legend: P prompts, G responses per prompt, n rows in all, T response tokens, H hidden width, V vocabulary. R rows that
-are being decoded; they come and go.
+Shape legend: P prompts, G responses per prompt, n rows in all, T response tokens, H hidden width, V vocabulary. R rows
+that are being decoded; they come and go.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from owpo.policy.stopping import StopStrings
 
 # Decoded tokens between two looks for stop strings: a look costs a text per row, a late one a few idle rows.
 _STOP_EVERY = 16
-# New prompts come in when rows for this share of the slots have left: computing a few prompts costs nearly as many calls.
+# New prompts come in when there is room for this share of the slots: a few prompts cost nearly as many calls as many.
 _REFILL_SHARE = 1 / 8
 _PREFILL_TOKENS = 16384  # of prompts computed in one pass
 
@@ -54,8 +54,8 @@ def sample_batches(
     Temperature 0 takes the most likely token, whose log-prob is then 0.
 
     A row's random numbers depend on the seed, its place among all rows and the position alone. So the same seed and
-    prompts give the same tokens, whatever the batch size, up to the last bits in which a machine's matrix products differ
-    with the number of their rows; with the same batch_size and pool_batches they are the same bit for bit.
+    prompts give the same tokens, whatever the batch size, up to the last bits in which a machine's matrix products
+    differ with the number of their rows; with the same batch_size and pool_batches they are the same bit for bit.
 
     Args:
         batch_size: responses decoded together, and given out together.
@@ -115,6 +115,7 @@ def _check_prompts(prompts: list[list[int]], max_new_tokens: int, context_length
                 f"more than the model's context of {context_length}; {fix}"
             )
 
+
 @dataclass(frozen=True)
 class _Settings:
     max_new_tokens: int
@@ -135,9 +136,7 @@ class _Pool:
         first_row: the place of row 0 among all rows, by which random numbers go.
     """
 
-    def __init__(
-        self, policy: Policy, prompts: list[list[int]], first_row: int, settings: _Settings
-    ) -> None:
+    def __init__(self, policy: Policy, prompts: list[list[int]], first_row: int, settings: _Settings) -> None:
         self.policy, self.prompts, self.first_row, self.settings = policy, prompts, first_row, settings
         device = policy.device
         self.num_slots = min(settings.batch_size, len(prompts))
@@ -218,7 +217,11 @@ class _Pool:
         leaving_R = self.finished_R | is_full_R
         # A row that has finished may go on for a while, but not beyond its buffer.
         num_leaving, num_full = torch.stack([leaving_R.sum(), is_full_R.sum()]).tolist()
-        if num_full or num_leaving > self.decoder.leaving_share * len(leaving_R) or num_leaving == len(leaving_R):
+        if (
+            num_full
+            or num_leaving > self.decoder.leaving_share * len(leaving_R)
+            or num_leaving == len(leaving_R)
+        ):
             self.is_done_n[self.row_R[leaving_R].cpu()] = True
             order_R = self.decoder.leave(leaving_R)
             self.row_R, self.length_R, self.finished_R, token_R = (

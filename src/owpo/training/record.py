@@ -14,7 +14,7 @@ from owpo.training.update import TrainingRows, UpdateResult
 
 
 def merge_updates(results: list[UpdateResult]) -> dict[str, float | int | None]:
-    """A step's updates as one set of numbers: token statistics over all trained tokens that have them, the rest over updates."""
+    """A step's updates as one set of numbers: token statistics over the tokens that have them, else over updates."""
     taken = [r for r in results if r.bad is None and r.num_tokens > 0]
     merged: dict[str, float | int | None] = {
         "updates": len(taken),

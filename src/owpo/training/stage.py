@@ -164,7 +164,9 @@ def _shares(rows: TrainingRows, session: Session, task: Task) -> list[Tensor]:
     num_prompts = int(rows.group.max()) + 1
     order = torch.randperm(num_prompts, generator=torch.Generator().manual_seed(seed)).to(rows.group.device)
     num_updates = min(session.config.training.updates_per_batch, num_prompts)
-    return [torch.isin(rows.group, prompts).nonzero().flatten() for prompts in order.tensor_split(num_updates)]
+    return [
+        torch.isin(rows.group, prompts).nonzero().flatten() for prompts in order.tensor_split(num_updates)
+    ]
 
 
 def _with_log_probs(rows: TrainingRows, shares: list[Tensor], session: Session, task: Task) -> TrainingRows:
@@ -199,9 +201,7 @@ def _measure_move(
     )
 
 
-def _update(
-    rows: TrainingRows, shares: list[Tensor], session: Session, task: Task
-) -> list[UpdateResult]:
+def _update(rows: TrainingRows, shares: list[Tensor], session: Session, task: Task) -> list[UpdateResult]:
     """The batch's optimiser updates, each on its own share."""
     config, progress = session.config, session.progress
     seed = derive_seed(config.seed, "updates", task.number, progress.step)
