@@ -74,6 +74,37 @@ def test_one_update_a_batch_needs_no_pass_for_the_old_policy(recipe_data, monkey
     run(recipe_data, objective={"name": "dapo"}, ratchet={"protocol": "fixed", "steps": 3})
 
 
+def test_the_first_update_of_a_batch_needs_no_pass_for_the_old_policy_either(recipe_data, monkeypatch):
+    """Its own forward pass is the old policy's. And the reference scores active samples alone."""
+    scored = []
+    real = update.reference_logprobs
+    monkeypatch.setattr(
+        update,
+        "reference_logprobs",
+        lambda policy, responses, *args: (
+            scored.append((policy, len(responses.prompts))) or real(policy, responses, *args)
+        ),
+    )
+    monkeypatch.setattr(stage, "_measure_move", lambda *_args: None)  # a stage's first step scores more
+    finished = run(
+        recipe_data,
+        ratchet={"protocol": "fixed", "reference": "base", "steps": 6},
+        training={"updates_per_batch": 4},
+        rollout={"group_size": 8, "max_rounds": 20},
+        evaluation={"every": 100},
+    )
+    reference = scored[0][0] if len({id(policy) for policy, _ in scored}) == 1 else None
+    rows = {}
+    for policy, count in scored:
+        rows.setdefault(id(policy), []).append(count)
+    assert reference is None and len(rows) == 2
+    full = [m for m in finished.metrics() if m["groups_kept"] == 4]
+    assert len(full) == 6
+    active = [round(32 * m["active_share"]) for m in full]
+    assert sorted(rows.values()) == sorted([[24] * 6, active])
+    assert active == [32, 28, 20, 16, 8, 4]
+
+
 def test_learning_happens(recipe_data):
     """Random weights learn to copy the digit they are asked for: chance is below 1 in 5, the end is above 4 in 5."""
     finished = run(

@@ -1,5 +1,7 @@
 """The optimiser update: one gradient however it is split, the one that plain torch computes, never a non-finite one."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import write_tiny_model
@@ -8,6 +10,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from owpo.core.reduce import MODES, StepCounts
 from owpo.core.registry import entries, objective
 from owpo.policy.load import load_policy
+from owpo.policy.logprobs import response_logprobs
+from owpo.policy.passes import compile_layers
 from owpo.policy.sampler import sample_batches
 from owpo.training.update import (
     TrainingRows,
@@ -16,6 +20,7 @@ from owpo.training.update import (
     add_ref_logp,
     optimiser_update,
     rows_with_gradient,
+    rows_with_reference,
 )
 
 NAMES = [entry.name for entry in entries()]
@@ -209,3 +214,82 @@ def test_no_row_with_a_gradient_is_no_step(rows, fresh):
     result = update(fresh, TrainingRows(**{**vars(rows), "advantage": torch.zeros(16)}))
     assert (result.bad, result.num_tokens) == (None, 0)
     assert torch.equal(weights_of(fresh), before)
+
+
+@pytest.mark.parametrize("name", ["owpo", "no_asym", "inverted", "shuffled"])
+def test_an_inactive_sample_needs_no_reference(policies, rows, name):
+    """NaN in its place changes neither loss nor gradient, and no statistic that has a meaning there."""
+    learner, _, reference = policies
+    chosen = objective(name)
+    assert chosen.needs.active_only
+    index = rows_with_reference(rows, chosen)
+    assert 0 < len(index) < len(rows_with_gradient(rows, chosen))
+    part = add_ref_logp(reference, rows, index, TEMPERATURE, 64)
+    assert part.ref_logp[~rows.active].isnan().all()
+    trained = rows_with_gradient(rows, chosen)
+    whole, loss, stats = gradient(learner, chosen, rows, [trained], "token-mean")
+    partly, partly_loss, partly_stats = gradient(learner, chosen, part, [trained], "token-mean")
+    assert torch.equal(partly, whole) and partly_loss == loss
+    assert partly_stats.keys() == stats.keys()
+    same = {"weight", "neutral", "accelerated", "locked", "saturated", "ratio", "clipped", "entropy"}
+    assert {key: partly_stats[key] for key in same} == {key: stats[key] for key in same}
+    known = rows.responses.mask & rows.active[:, None] & (rows.advantage != 0)[:, None]
+    logp = part.old_logp if chosen.needs.prepared else None
+    if logp is None:
+        logp, _ = response_logprobs(learner, rows.responses, TEMPERATURE)
+    delta = torch.sign(rows.advantage)[:, None] * (logp.detach() - part.ref_logp)
+    if not chosen.needs.prepared:
+        assert partly_stats["delta"] == pytest.approx(delta[known].double().mean().item(), rel=1e-5)
+
+
+def test_an_active_sample_without_its_reference_is_an_error(policies, rows, fresh):
+    rows = TrainingRows(**{**vars(rows), "ref_logp": rows.ref_logp.clone().fill_(float("nan"))})
+    before = weights_of(fresh)
+    optimizer = torch.optim.SGD(fresh.model.parameters(), lr=1.0)
+    result = optimiser_update(
+        fresh, optimizer, objective("owpo"), rows, reduction="token-mean", max_tokens=7, temperature=TEMPERATURE,
+        micro_batch_tokens=64, grad_clip=1e9, seed=0,
+    )  # fmt: skip
+    assert result.bad == "loss is nan"
+    assert torch.equal(weights_of(fresh), before)
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_step(rows, tiny_model):
+    """The same weights after a step, and less kept for the backward pass."""
+    stepped, kept = [], []
+    for is_on in (False, True):
+        policy = load_policy(str(tiny_model), dtype="float64")
+        storages = {}
+
+        def note(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            result = update(policy, rows, gradient_checkpointing=is_on, micro_batch_tokens=1000)
+        assert result.bad is None
+        assert not policy.model.training
+        stepped.append(weights_of(policy))
+        kept.append(sum(storages.values()))
+    torch.testing.assert_close(stepped[0], stepped[1], rtol=1e-10, atol=1e-12)
+    assert kept[1] < 0.6 * kept[0]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: apt install g++")
+def test_compiled_layers_compute_the_same(rows, tiny_model):
+    plain, compiled = load_policy(str(tiny_model)), load_policy(str(tiny_model))
+    prompts = rows.responses.prompts[:1]
+    settings = {"group_size": 4, "max_new_tokens": 5, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+    compile_layers(compiled.model)
+    (ours,), (theirs,) = (list(sample_batches(policy, prompts, **settings)) for policy in (compiled, plain))
+    assert torch.equal(ours.tokens, theirs.tokens)
+    assert torch.equal(ours.sampler_logp, theirs.sampler_logp), "decoding stays as it is written"
+    logps = [response_logprobs(policy, rows.responses, 1.0)[0] for policy in (compiled, plain)]
+    torch.testing.assert_close(logps[0], logps[1], rtol=0, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    one, other = (
+        torch.autograd.grad(logp.sum(), list(policy.model.parameters()))
+        for logp, policy in zip(logps, (compiled, plain), strict=True)
+    )
+    for mine, plain_gradient in zip(one, other, strict=True):
+        assert (mine - plain_gradient).norm() <= 1e-5 * plain_gradient.norm()
