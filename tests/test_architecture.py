@@ -43,10 +43,11 @@ MAY_IMPORT = {
     "ratchet": {"config", "disk", "errors", "evaluation", "policy", "problems", "runs", "seeds", "training"},
     "run": set(),  # everything below it
     "scores": set(),
+    "exporting": set(),
     "terminal": {"evaluation", "printable", "training"},
     "cli": set(),
 }
-ABOVE_ALL = {"run", "scores", "cli", "__init__", "__main__"}
+ABOVE_ALL = {"run", "scores", "exporting", "cli", "__init__", "__main__"}
 
 
 def modules():

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from owpo.errors import InputError, Interrupted, RunFailed
 
 if TYPE_CHECKING:
+    from owpo.exporting import Exported, export
     from owpo.run import Run, resume, train
     from owpo.scores import Scores, compare, evaluate
 
 __all__ = [
+    "Exported",
     "InputError",
     "Interrupted",
     "Run",
@@ -24,11 +26,14 @@ __all__ = [
     "Scores",
     "compare",
     "evaluate",
+    "export",
     "resume",
     "train",
 ]
 
 _HOME = {
+    "Exported": "exporting",
+    "export": "exporting",
     "Run": "run",
     "resume": "run",
     "train": "run",

@@ -21,6 +21,7 @@ from owpo.disk.settings import differences
 from owpo.disk.trouble import disk_trouble
 from owpo.errors import InputError, RunFailed, input_errors
 from owpo.policy.load import check_same_vocabulary, load_policy
+from owpo.policy.lora import add_adapter, require_peft, target_names
 from owpo.policy.model import Policy
 from owpo.policy.passes import check_recomputes
 from owpo.problem_sets import ProblemSets, load_problem_sets
@@ -32,6 +33,7 @@ from owpo.recipes import load_recipe
 from owpo.runs.environment import describe_environment, earlier_starts
 from owpo.runs.folder import RunFolder
 from owpo.runs.progress import Progress
+from owpo.seeds import derive_seed
 from owpo.stop import StopSignal
 from owpo.training.display import Display
 from owpo.training.rollout import ProblemOrder
@@ -206,6 +208,9 @@ def _create(path: Path, config: RunConfig, problems: ProblemSets, display: Displ
         policy = _load(config, config.model.path, config.model.revision)
         if config.training.gradient_checkpointing:
             check_recomputes(policy.model)
+    if config.model.lora is not None:
+        with input_errors("model.lora.target_modules"):
+            target_names(policy.model, config.model.lora.target_modules)
     problems.prompted(config.problems, policy, config.rollout.max_new_tokens)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -245,13 +250,24 @@ def _make_base(config: ModelConfig, display: Display, stop: StopSignal) -> None:
 
 
 def _load(config: RunConfig, path: str, revision: str | None) -> Policy:
-    return load_policy(
+    """A whole model.
+
+    Raises:
+        ValueError: it cannot be had, or is an adapter.
+    """
+    policy = load_policy(
         path,
         device=config.run.device,
         dtype=config.run.dtype,
         revision=revision,
         trust_remote_code=config.model.trust_remote_code,
     )
+    if policy.adapter is not None:
+        raise ValueError(
+            f"{path!r} is an adapter, and a run is given whole models; make one of it by "
+            f"`owpo export {path} --to FOLDER`"
+        )
+    return policy
 
 
 def _go_on(
@@ -267,7 +283,7 @@ def _go_on(
     with run_lock(path):
         folder = RunFolder(path)
         folder.check_problems(problems.digests())
-        policy = load_version(folder, "base", config)
+        policy = _learner(folder, config)
         problems = problems.prompted(config.problems, policy, config.rollout.max_new_tokens)
         for note in problems.notes:
             display.warn(note)
@@ -289,7 +305,7 @@ def _go_on(
             session.restore(checkpoint)
         folder.cut_logs(checkpoint.log_marks if checkpoint is not None else {})
         grader = fingerprint(config.verifier.spec())
-        _note_environment(folder, grader, config.model.trust_remote_code, display)
+        _note_environment(folder, grader, config.model, display)
         plan = plan_stages(config.ratchet, config.objective)
         display.start(path, [str(stage) for stage in plan], session.progress.stage)
         with _tensorboard(config, path, session.progress) as session.tensorboard:
@@ -300,17 +316,39 @@ def _go_on(
         return Run(path, result["rows"])
 
 
+def _learner(folder: RunFolder, config: RunConfig) -> Policy:
+    """The policy as the run starts: the base, or an adapter on it."""
+    policy, lora = load_version(folder, "base", config), config.model.lora
+    if lora is None:
+        return policy
+    with input_errors("model.lora"):
+        return add_adapter(
+            policy,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            targets=lora.target_modules,
+            seed=derive_seed(config.seed, "adapter"),
+            base=str(folder.versions.folder / "base"),
+            base_hash=folder.versions.describe("base").hash,
+        )
+
+
 def _note_environment(
-    folder: RunFolder, grader: dict[str, str], trust_remote_code: bool, display: Display
+    folder: RunFolder, grader: dict[str, str], model: ModelConfig, display: Display
 ) -> None:
     """Write down what this start runs with; say where it differs from the start before in what can change a bit."""
-    now = describe_environment(torch.get_num_threads(), grader, trust_remote_code=trust_remote_code)
+    now = describe_environment(
+        torch.get_num_threads(),
+        grader,
+        trust_remote_code=model.trust_remote_code,
+        with_peft=model.lora is not None,
+    )
     starts, damaged = earlier_starts(folder.environment)
     if damaged is not None:
         display.warn(f"{folder.environment.path} could not be read; it was put aside as {damaged.name}")
     changed = [
         f"{key} was {starts[-1].get(key)!r}, is now {now[key]!r}"
-        for key in ("torch", "transformers", "processor", "threads", "cuda", "grader")
+        for key in ("torch", "transformers", "peft", "processor", "threads", "cuda", "grader")
         if starts and starts[-1].get(key) != now[key]
     ]
     if changed:
@@ -325,6 +363,9 @@ def _use_device(config: RunConfig) -> None:
         torch.set_num_threads(config.run.threads)
     if config.run.tensorboard:
         _import_tensorboard()
+    if config.model.lora is not None:
+        with input_errors("model.lora"):
+            require_peft()
 
 
 def _import_tensorboard() -> type[SummaryWriter]:

@@ -26,7 +26,7 @@ from owpo.evaluation.samples import Sample, check_rows, draw_samples, read_sampl
 from owpo.evaluation_sets import EvaluationSet, Verifiers, choose_sets
 from owpo.policy.load import load_policy
 from owpo.policy.model import Policy
-from owpo.policy.weights import content_hash
+from owpo.policy.weights import policy_hash
 from owpo.problem_sets import as_prompts, prompt_length
 from owpo.problems.problem import Problem
 from owpo.problems.templates import template as find_template
@@ -153,7 +153,7 @@ def evaluate(
                 display.warn(note)
         settings = {
             "model": str(model),
-            "model_hash": content_hash(policy.model),
+            "model_hash": policy_hash(policy),
             "model_code_may_run": trust_remote_code,
             "dtype": str(policy.compute_dtype).removeprefix("torch."),
             "sets": {plan.chosen.name: plan.settings() for plan in plans},

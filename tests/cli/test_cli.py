@@ -37,7 +37,7 @@ def test_objectives_are_listed_with_what_they_need(capsys):
     assert main(["objectives", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == [entry.name for entry in entries()]
-    assert rows["owpo"]["needs"] == ["reference", "old logp"]
+    assert rows["owpo"]["needs"] == ["reference", "active only", "old logp"]
     assert rows["owpo"]["defaults"]["w_low"] == 0.8
     assert rows["reinforce"]["needs"] == []
     assert main(["objectives"]) == 0

@@ -188,6 +188,14 @@ def test_broken_toml_says_where(tmp_path):
         ),
         ({"run": {"device": "gpu"}}, r"run\.device = 'gpu' must be 'cpu' or 'cuda'"),
         ({"run": {"folder": ""}}, "run.folder = ''.* at least 1 character"),
+        ({"model": {"lora": {"rank": 0}}}, r"model\.lora\.rank = 0 must be greater than or equal to 1"),
+        ({"model": {"lora": {"dropout": 0.1}}}, r"model\.lora\.dropout is unknown\. Known here: rank, alpha"),
+        ({"model": {"lora": {"modules_to_save": ["lm_head"]}}}, r"model\.lora\.modules_to_save is unknown"),
+        (
+            {"model": {"lora": {"target_modules": "all"}}},
+            "model.lora.target_modules: 'all' is neither \"all-linear\" nor a list of module names",
+        ),
+        ({"model": {"lora": {"target_modules": []}}}, r"target_modules: \[\] is neither"),
         ({"model": {"make": {"layer": 3}}}, r"model\.make\.layer is unknown\. Did you mean 'layers'"),
         ({"model": {"make": {"layers": "three"}}}, r"model\.make\.layers = 'three' must be a valid integer"),
         ({"model": {"make": {"width": 65}}}, r"model\.make: width must be a multiple of 2 \* heads"),
@@ -264,3 +272,10 @@ def test_the_recipe_page_is_up_to_date_and_leaves_no_key_unexplained():
     assert unexplained == [
         line for line in unexplained if line.split("`")[1] in BaseRecipe.__dataclass_fields__
     ]
+
+
+def test_lora_is_a_table_of_the_model_empty_where_the_defaults_will_do(recipe):
+    assert load_recipe(recipe).model.lora is None
+    built = load_recipe(recipe, ["--model.lora", "{}", "--model.lora.target_modules", '["q_proj"]'])
+    assert built.model.lora.model_dump() == {"rank": 16, "alpha": 32, "target_modules": ["q_proj"]}
+    assert build_config(built.model_dump(mode="json"), "again") == built

@@ -13,6 +13,7 @@ from owpo.config.ratchet import (
 )
 from owpo.config.run import (
     EvaluationConfig,
+    LoRAConfig,
     ModelConfig,
     RolloutConfig,
     RunConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "GateConfig",
     "JSONLSource",
     "LeapfrogProtocol",
+    "LoRAConfig",
     "MathVerifier",
     "ModelConfig",
     "NumericVerifier",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, model_validator
+from pydantic import ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from owpo.bases.chain_addition import BaseRecipe
 from owpo.config.alarms import AlarmsConfig
@@ -20,6 +20,25 @@ from owpo.core.advantage import ESTIMATORS
 from owpo.core.reduce import MODES
 from owpo.core.registry import Objective, did_you_mean
 from owpo.problems.templates import template
+
+
+class LoRAConfig(Section):
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Of the adapter's two factors. With this table the model is frozen and an adapter is trained (docs/lora.md)."""
+    alpha: Annotated[int, Field(ge=1)] = 32
+    """A target's weight is W + alpha / rank * B A."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Ends of module names, such as ["q_proj", "v_proj"], or "all-linear": every linear layer but the output layer."""
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _all_or_names(cls, value: Any) -> Any:
+        names = value if isinstance(value, list) else []
+        if value != "all-linear" and not (names and all(isinstance(name, str) and name for name in names)):
+            raise ValueError(
+                f'{value!r} is neither "all-linear" nor a list of module names, such as ["q_proj"]'
+            )
+        return value
 
 
 class ModelConfig(Section):
@@ -34,6 +53,8 @@ class ModelConfig(Section):
     """A weak base model to be made on the spot where `path` does not exist yet."""
     trust_remote_code: StrictBool = False
     """Run Python code that comes with the model. Off unless asked for; recorded in the run folder."""
+    lora: LoRAConfig | None = None
+    """Train a LoRA adapter on the frozen model instead of all its weights (docs/lora.md); None: the weights."""
 
 
 class RolloutConfig(Section):

@@ -34,6 +34,10 @@ def _nearest_sibling(folder: Path) -> str:
     return f" Did you mean {str(folder.parent / near[0])!r}?" if near else ""
 
 
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot hold a policy.
 
@@ -56,7 +60,7 @@ def check_folder(folder: Path) -> None:
         raise ValueError(
             f"{folder} holds no weights; model.safetensors (or its shards) must stand beside config.json"
         )
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         raise ValueError(
             f"{folder} holds no tokenizer; save it there with tokenizer.save_pretrained({str(folder)!r})"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,19 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from owpo.core.registry import did_you_mean
-from owpo.policy.folder import check_folder, load_failure, looks_local
+from owpo.policy.folder import check_folder, has_tokenizer, load_failure, looks_local
 from owpo.policy.logprobs import check_logit_path
+from owpo.policy.lora import (
+    add_adapter,
+    is_adapter_folder,
+    on_same_base,
+    read_adapter,
+    require_peft,
+    save_adapter,
+)
 from owpo.policy.model import Policy, generation_eos
 from owpo.policy.tokenizer import check_equal_tokenizers, load_tokenizer, read_tokenizer
-from owpo.policy.weights import copy_state
+from owpo.policy.weights import content_hash, copy_state, load_state, policy_state
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -43,7 +52,8 @@ def load_policy(
     `model.train()` (which gradient checkpointing needs) and `model.eval()` compute the same.
 
     Args:
-        path: a folder with config.json, *.safetensors and a tokenizer, or `owner/name` on the hub.
+        path: a folder with config.json, *.safetensors and a tokenizer, `owner/name` on the hub, or a folder with a LoRA
+            adapter in PEFT's form, whose base is loaded with it.
         device: "cpu", "cuda" or "cuda:1".
         dtype: "float32", "bfloat16" (float32 weights, bfloat16 products) or "float64".
         revision: of a hub id: branch, tag or commit.
@@ -56,8 +66,13 @@ def load_policy(
         raise ValueError(f"unknown dtype {dtype!r}.{did_you_mean(dtype, DTYPES)} Known: {', '.join(DTYPES)}")
     torch_device = _checked_device(device)
     if looks_local(path):
-        check_folder(Path(path).expanduser())
-        path = str(Path(path).expanduser())
+        folder = Path(path).expanduser()
+        if is_adapter_folder(folder):
+            return _load_adapter_policy(
+                folder, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+        check_folder(folder)
+        path = str(folder)
     weight_dtype = torch.float64 if dtype == "float64" else torch.float32
     try:
         tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
@@ -71,6 +86,41 @@ def load_policy(
     policy = Policy(model, tokenizer, DTYPES[dtype])
     _check_tokens(policy, path)
     check_logit_path(policy)
+    return policy
+
+
+def _load_adapter_policy(folder: Path, *, device: str, dtype: str, trust_remote_code: bool) -> Policy:
+    """An adapter on its base; the tokenizer is the adapter's where it has one.
+
+    Raises:
+        ValueError: the base is not there, or not the one that the adapter was trained on.
+    """
+    if dtype == "float64":
+        raise ValueError(
+            f"{folder} holds an adapter, whose base is known by the hash of its float32 weights; use another dtype"
+        )
+    require_peft()
+    saved = read_adapter(folder)
+    if looks_local(saved.base) and not Path(saved.base).is_dir():
+        raise ValueError(
+            f"the adapter in {folder} stands on the base {saved.base!r}, and there is no such folder; put it back there"
+        )
+    policy = load_policy(saved.base, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    base_hash = content_hash(policy.model)
+    if saved.base_hash not in (None, base_hash):
+        raise ValueError(
+            f"the adapter in {folder} was trained on a base with hash {saved.base_hash}, and {saved.base} has "
+            f"{base_hash}; put that base back"
+        )
+    policy = add_adapter(
+        policy, rank=saved.rank, alpha=saved.alpha, targets=saved.targets, seed=0, base=saved.base,
+        base_hash=base_hash,
+    )  # fmt: skip
+    load_state(policy_state(policy), saved.tensors)
+    if has_tokenizer(folder):
+        tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+        policy = replace(policy, tokenizer=tokenizer)
+        _check_tokens(policy, str(folder))
     return policy
 
 
@@ -112,6 +162,11 @@ def _read_model(
         raise ValueError(
             f"{path} lacks {len(missing)} of its model's weights, {missing[0]} first; they would be random "
             "numbers. Give a complete checkpoint of a causal language model"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers puts adapters in, where it finds any
+        raise ValueError(
+            f"{path} holds an adapter that is not read from there; give a folder with nothing but the adapter and its "
+            "tokenizer, or merge it into its base"
         )
     return model
 
@@ -163,14 +218,17 @@ def _check_tokens(policy: Policy, path: str) -> None:
 
 def save_policy(policy: Policy, folder: Path) -> None:
     """config.json, safetensors weights, generation configuration and tokenizer, in a form `load_policy`
-    reads.
+    reads; of a policy with an adapter the adapter and the tokenizer.
 
     Raises:
         ValueError: the tokenizer does not read back as what it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _no_progress_bar():
-        policy.model.save_pretrained(folder)
+    if policy.adapter is not None:
+        save_adapter(policy.adapter, folder)
+    else:
+        with _no_progress_bar():
+            policy.model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     read_back, _ = read_tokenizer(str(folder))
     check_equal_tokenizers(policy.tokenizer, read_back, str(folder))
@@ -191,9 +249,21 @@ def load_weights(policy: Policy, folder: Path) -> None:
     Raises:
         ValueError: the folder holds no complete weights, or other ones than the policy's by name or shape.
     """
+    if policy.adapter is not None:
+        load_state(policy_state(policy), read_adapter(folder).tensors)
+        return
     check_folder(folder)
     saved = _read_model(str(folder), policy.model.dtype, type(policy.model))
     copy_state(saved, policy.model)
+
+
+def load_beside(policy: Policy, folder: Path | None) -> Policy:
+    """The adapter in a folder, or with None no adapter, on the base that a policy stands on.
+
+    Raises:
+        ValueError: the folder holds no adapter, or none that fits.
+    """
+    return on_same_base(policy, None if folder is None else read_adapter(folder).tensors)
 
 
 def check_same_vocabulary(policy: Policy, reference: Policy) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from owpo.policy.adapter import Adapter
 from owpo.policy.attention import takes_layouts
 from owpo.policy.head import LogitHead, LogitTransform
 from owpo.policy.passes import eagerly
@@ -19,11 +20,15 @@ from owpo.policy.responses import Responses
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal LM with its tokenizer; `compute_dtype` is the matrix products', the weights keep their own."""
+    """A causal LM with its tokenizer; `compute_dtype` is the matrix products', the weights keep their own.
+
+    With an adapter the model is the frozen base, which other policies may share.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     compute_dtype: torch.dtype
+    adapter: Adapter | None = None
 
     @property
     def device(self) -> torch.device:
@@ -124,16 +129,30 @@ class Policy:
         rows = zip(responses.tokens.tolist(), responses.lengths.tolist(), strict=True)
         return [self.decode(tokens[:length]) for tokens, length in rows]
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """The compute dtype for a forward pass, whatever autocast stands around it.
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What an optimiser is to change: the adapter's parameters, or all of the model's."""
+        if self.adapter is None:
+            return list(self.model.parameters())
+        return list(self.adapter.slot.parameters.values())
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """For a forward pass: the compute dtype, whatever autocast stands around it, and this policy's adapter.
 
         Enter it anew for every forward pass that needs a gradient: autocast keeps its converted weights until
-        the outermost one is left, also those converted without gradient.
+        the outermost one is left, also those converted without gradient. No two policies on one base can be inside
+        at a time, so a generator must not stop here.
         """
         is_mixed = self.compute_dtype != self.model.dtype
-        return torch.autocast(
-            self.device.type, dtype=self.compute_dtype if is_mixed else None, enabled=is_mixed
-        )
+        adapter = self.adapter
+        in_place = nullcontext() if adapter is None else adapter.slot.holding(adapter.tensors)
+        with (
+            in_place,
+            torch.autocast(
+                self.device.type, dtype=self.compute_dtype if is_mixed else None, enabled=is_mixed
+            ),
+        ):
+            yield
 
 
 def generation_eos(model: PreTrainedModel) -> list[int]:

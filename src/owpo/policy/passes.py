@@ -47,7 +47,8 @@ def compile_layers(model: PreTrainedModel) -> None:
     # The attention gathers by indices of ever new sizes, which is not worth compiling.
     AttentionInterface.register(NAME, torch.compiler.disable(layout_attention))
     for layer in model.get_decoder().layers:
-        layer.compile(dynamic=True)
+        if layer._compiled_call_impl is None:
+            layer.compile(dynamic=True)
 
 
 def eagerly(model: PreTrainedModel) -> AbstractContextManager[Any]:

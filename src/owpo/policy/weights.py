@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from owpo.policy.model import Policy
 
 
 def unique_state(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -22,24 +25,55 @@ def unique_state(model: PreTrainedModel) -> dict[str, Tensor]:
     return unique
 
 
-def load_state(model: PreTrainedModel, saved: dict[str, Tensor]) -> None:
-    """Put back, in place, what `unique_state` took.
+def policy_state(policy: Policy) -> dict[str, Tensor]:
+    """What training changes of a policy: its adapter's tensors, or all of its model's. They are the policy's own."""
+    if policy.adapter is None:
+        return unique_state(policy.model)
+    assert policy.adapter.tensors is not None, "the base itself is not trained"
+    return policy.adapter.tensors
+
+
+def load_state(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    """Put saved values into a state, in place.
 
     Raises:
-        ValueError: the saved weights are not those of this architecture and size.
+        ValueError: they are not those of this architecture and size.
     """
-    own = unique_state(model)
-    if own.keys() != saved.keys() or any(own[name].shape != saved[name].shape for name in own):
-        raise ValueError("the saved weights belong to a model of another architecture or size")
+    check_fit(own, saved)
     with torch.no_grad():
         for name, value in saved.items():
             own[name].copy_(value)
 
 
+def check_fit(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """
+    Raises:
+        ValueError: the saved values are not those of this architecture and size.
+    """
+    if own.keys() != saved.keys() or any(own[name].shape != saved[name].shape for name in own):
+        raise ValueError("the saved weights belong to a model of another architecture or size")
+
+
 def content_hash(model: PreTrainedModel) -> str:
     """sha256 in hex over (name, dtype, shape, bytes) of the model's weights; tied weights count once."""
-    digest = hashlib.sha256()
-    for name, tensor in unique_state(model).items():
+    return _digest(unique_state(model))
+
+
+def policy_hash(policy: Policy) -> str:
+    """`content_hash` of a whole model or, for an adapter, the same of its tensors, its scale and its base's hash."""
+    adapter = policy.adapter
+    if adapter is None:
+        return content_hash(policy.model)
+    if adapter.tensors is None:
+        return adapter.base_hash
+    return _digest(
+        adapter.tensors, f"adapter on {adapter.base_hash} scaled by {adapter.alpha / adapter.rank}\n"
+    )
+
+
+def _digest(state: dict[str, Tensor], head: str = "") -> str:
+    digest = hashlib.sha256(head.encode())
+    for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

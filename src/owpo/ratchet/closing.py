@@ -64,9 +64,9 @@ def _measure(session: Session, id: str) -> Evaluation:
     except OtherSettings:  # of weights that a damaged checkpoint took with it
         shutil.rmtree(path)
         folder = EvaluationFolder.open(path, settings)
-    session.folder.versions.load_into(session.policy, id)
+    policy = session.version_to_measure(id)
     judge_again = folder.begin("report", session.report, report["grader"])
-    evaluation = session.evaluate_report(folder.samples_file("report"), judge_again)
+    evaluation = session.evaluate_report(policy, folder.samples_file("report"), judge_again)
     folder.finish(settings, {"report": evaluation.to_json()})
     return evaluation
 

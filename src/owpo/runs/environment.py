@@ -16,12 +16,15 @@ from owpo.disk.logs import JSONLLog
 from owpo.errors import InputError
 
 
-def describe_environment(threads: int, grader: dict[str, str], *, trust_remote_code: bool) -> dict[str, Any]:
+def describe_environment(
+    threads: int, grader: dict[str, str], *, trust_remote_code: bool, with_peft: bool
+) -> dict[str, Any]:
     """Versions of everything that can change a number, the machine, the command, and the code's commit.
 
     Args:
         grader: what verdicts depend on (`verify.graders.fingerprint`).
         trust_remote_code: whether code that comes with a model may run.
+        with_peft: whether layers of that package compute anything.
     """
     return {
         "owpo": version("owpo"),
@@ -30,6 +33,7 @@ def describe_environment(threads: int, grader: dict[str, str], *, trust_remote_c
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "tokenizers": version("tokenizers"),
+        "peft": version("peft") if with_peft else None,
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cpu_count": os.cpu_count(),

@@ -2,7 +2,10 @@
 
 Each is an ordinary Hugging Face folder with a `version.json` beside the weights:
 
-    {"id", "hash", "parent", "stage", "step", "reason", "score", "files": {name: sha256}}
+    {"id", "hash", "parent", "stage", "step", "reason", "score", "base", "files": {name: sha256}}
+
+Where the learner is an adapter on a frozen base (docs/lora.md), the versions that it makes are adapters in PEFT's form,
+and `base` names the version that they stand on, with its hash.
 
 A reference is one of them. Whenever one is loaded, version.json is checked against its seal, every file of the folder
 against `files`, and the weights in memory against `hash`.
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +23,13 @@ from owpo.disk.files import atomic_folder, damage, file_hashes, file_names
 from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.disk.trouble import writing
 from owpo.errors import InputError
-from owpo.policy.load import load_policy, load_weights, save_policy
+from owpo.policy.load import load_beside, load_policy, load_weights, save_policy
+from owpo.policy.lora import reset_adapter
 from owpo.policy.model import Policy
-from owpo.policy.weights import content_hash
+from owpo.policy.weights import policy_hash
 
 _DESCRIPTION = "version.json"
+_BASE = "base"  # the version that a run starts from, and that its adapters stand on
 _FIX = "restore that folder from a backup"
 
 
@@ -37,6 +42,7 @@ class Version:
     step      rollout step of that stage
     reason    why it was kept
     score     avg@k on the selection set when it was kept, or None
+    base      version and hash of what an adapter stands on; None for whole weights
     """
 
     id: str
@@ -46,6 +52,7 @@ class Version:
     step: int
     reason: str
     score: float | None
+    base: dict[str, str] | None = None
 
 
 class VersionStore:
@@ -59,9 +66,10 @@ class VersionStore:
         score: float | None = None,
     ) -> Version:  # fmt: skip
         """Keep a copy of the policy's weights. Nothing is written again where the same content is already kept."""
+        adapter = policy.adapter
         version = Version(
-            id=id, hash=content_hash(policy.model), parent=parent, stage=stage, step=step,
-            reason=reason, score=score,
+            id=id, hash=policy_hash(policy), parent=parent, stage=stage, step=step, reason=reason, score=score,
+            base={"version": _BASE, "hash": adapter.base_hash} if adapter is not None else None,
         )  # fmt: skip
         if self._has(version):
             return version
@@ -89,28 +97,64 @@ class VersionStore:
             )
         return self._read(id)
 
-    def load(self, id: str, *, device: str, dtype: str, trust_remote_code: bool) -> Policy:
+    def load(
+        self, id: str, *, device: str, dtype: str, trust_remote_code: bool, beside: Policy | None = None
+    ) -> Policy:
         """A version as a policy of its own.
+
+        Args:
+            beside: where the version differs from this policy by an adapter alone, it shares its base, and costs the
+                adapter's memory.
 
         Raises:
             InputError: it is not there, or some byte of it has changed since it was written.
         """
-        with self._checked(id):
-            policy = load_policy(
-                str(self.folder / id), device=device, dtype=dtype, trust_remote_code=trust_remote_code
-            )
+        version = self.describe(id)
+        is_adapter = version.base is not None
+        if (
+            beside is not None
+            and beside.adapter is not None
+            and self._base_hash(id) == beside.adapter.base_hash
+        ):
+            with self._checked(id):
+                policy = load_beside(beside, self.folder / id if is_adapter else None)
+        else:
+            with self._checked(_BASE) if is_adapter else nullcontext(), self._checked(id):
+                policy = load_policy(
+                    str(self.folder / id), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+                )
         self._check_weights(id, policy)
         return policy
 
     def load_into(self, policy: Policy, id: str) -> None:
-        """A version's weights, in place of the policy's.
+        """A version's weights, in place of the policy's. An adapter becomes its base by beginning anew.
+
+        Raises:
+            InputError: it is not there, or some byte of it has changed since it was written.
+        """
+        adapter = policy.adapter
+        with self._checked(id):
+            if adapter is not None and self.describe(id).hash == adapter.base_hash:
+                reset_adapter(adapter)
+                return
+            load_weights(policy, self.folder / id)
+        self._check_weights(id, policy)
+
+    def copy(self, id: str, folder: Path) -> None:
+        """A version's files into an empty folder, without what a run adds to them.
 
         Raises:
             InputError: it is not there, or some byte of it has changed since it was written.
         """
         with self._checked(id):
-            load_weights(policy, self.folder / id)
-        self._check_weights(id, policy)
+            for name in read_sealed(self.folder / id / _DESCRIPTION, _FIX)["files"]:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / id / name, folder / name)
+
+    def _base_hash(self, id: str) -> str:
+        """Of the whole weights that a version is, or stands on."""
+        version = self.describe(id)
+        return version.hash if version.base is None else version.base["hash"]
 
     def _read(self, id: str) -> Version:
         description = read_sealed(self.folder / id / _DESCRIPTION, _FIX)
@@ -142,7 +186,7 @@ class VersionStore:
             raise InputError(f"{path!r} is damaged ({error}); {_FIX}") from error
 
     def _check_weights(self, id: str, policy: Policy) -> None:
-        if content_hash(policy.model) != self.describe(id).hash:
+        if policy_hash(policy) != self.describe(id).hash:
             raise InputError(
                 f"the weights in {str(self.folder / id)!r} load as others than were written (their hash differs); "
                 "go on with the version of transformers that environment.jsonl names"

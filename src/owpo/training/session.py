@@ -18,7 +18,7 @@ from owpo.evaluation.samples import draw_samples, samples_of
 from owpo.policy.model import Policy
 from owpo.policy.passes import compile_layers
 from owpo.policy.responses import Responses
-from owpo.policy.weights import load_state, unique_state
+from owpo.policy.weights import load_state, policy_state
 from owpo.problems.problem import Problem
 from owpo.runs.checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from owpo.runs.folder import RunFolder
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def new_optimizer(policy: Policy, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        policy.model.parameters(),
+        policy.trained_parameters(),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,
@@ -43,13 +43,18 @@ def new_optimizer(policy: Policy, config: TrainingConfig) -> torch.optim.AdamW:
     )
 
 
-def load_version(folder: RunFolder, id: str, config: RunConfig) -> Policy:
-    """A version of the run as a policy of its own, on the run's device and in its dtype."""
+def load_version(folder: RunFolder, id: str, config: RunConfig, beside: Policy | None = None) -> Policy:
+    """A version of the run as a policy of its own, on the run's device and in its dtype.
+
+    Args:
+        beside: see `VersionStore.load`.
+    """
     policy = folder.versions.load(
         id,
         device=config.run.device,
         dtype=config.run.dtype,
         trust_remote_code=config.model.trust_remote_code,
+        beside=beside,
     )
     if config.training.compile:
         compile_layers(policy.model)
@@ -87,7 +92,14 @@ class Session:
     tensorboard: SummaryWriter | None = None
 
     def load_version(self, id: str) -> Policy:
-        return load_version(self.folder, id, self.config)
+        return load_version(self.folder, id, self.config, self.policy)
+
+    def version_to_measure(self, id: str) -> Policy:
+        """A version when the learner is needed no more: in its place, or beside it where it is but an adapter."""
+        if self.policy.adapter is not None:
+            return self.load_version(id)
+        self.folder.versions.load_into(self.policy, id)
+        return self.policy
 
     def restart_optimizer(self) -> None:
         self.optimizer = new_optimizer(self.policy, self.config.training)
@@ -96,7 +108,7 @@ class Session:
     def save_checkpoint(self) -> None:
         """Everything a restart needs; then forget the versions that no checkpoint points to."""
         checkpoint = Checkpoint(
-            weights=unique_state(self.policy.model),
+            weights=policy_state(self.policy),
             optimizer=optimizer_tensors(self.optimizer),
             progress=self.progress,
             log_marks=self.folder.sync_logs(),
@@ -107,7 +119,7 @@ class Session:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put weights, optimiser and progress where the checkpoint was made."""
-        load_state(self.policy.model, checkpoint.weights)
+        load_state(policy_state(self.policy), checkpoint.weights)
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
         self.progress = checkpoint.progress
 
@@ -148,13 +160,16 @@ class Session:
         sampling = evaluation_sampling(self.config, "report", self.config.evaluation.report_samples)
         return set_settings(self.report, self.config.problems.template, self.config.verifier.spec(), sampling)
 
-    def evaluate_report(self, file: Path, judge_again: bool) -> Evaluation:
-        """avg@k on the report set; every sample goes to `file`, and what it holds already is not sampled again."""
+    def evaluate_report(self, policy: Policy, file: Path, judge_again: bool) -> Evaluation:
+        """avg@k of a policy on the report set.
+
+        Every sample goes to `file`, and what it holds already is not sampled again.
+        """
         samples = self.config.evaluation.report_samples
         with self.display.phase("evaluating on report", len(self.report) * samples) as advance:
             drawn = draw_samples(
                 file,
-                self.policy,
+                policy,
                 self.report,
                 self.verifier,
                 evaluation_sampling(self.config, "report", samples),

@@ -248,7 +248,7 @@ def optimiser_update(
                 prompt_tokens=prompt_tokens[trained],
                 temperature=temperature,
             )
-        grad_norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), grad_clip).item()
+        grad_norm = torch.nn.utils.clip_grad_norm_(policy.trained_parameters(), grad_clip).item()
         if not math.isfinite(grad_norm):
             raise NonFinite(f"gradient norm is {grad_norm}")
         optimizer.step()
