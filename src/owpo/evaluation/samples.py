@@ -9,10 +9,10 @@ from typing import Any
 
 from owpo.disk.logs import JSONLLog
 from owpo.disk.sealed import sealed_record, unsealed_record
+from owpo.engines.engine import Sampler
 from owpo.errors import InputError
 from owpo.evaluation.answers import Answers, Sampling, answer_batches
 from owpo.evaluation.guard import check_failures
-from owpo.policy.model import Policy
 from owpo.problems.problem import Problem
 from owpo.verify.verdict import FAILURES, Judgement, Verdict
 from owpo.verify.verifier import Verifier
@@ -91,7 +91,7 @@ def read_samples(path: Path) -> list[Sample]:
 
 def draw_samples(
     path: Path,
-    policy: Policy,
+    sampler: Sampler,
     problems: list[Problem],
     verifier: Verifier,
     sampling: Sampling,
@@ -125,7 +125,7 @@ def draw_samples(
         log.replace(*(sample.to_json() for sample in samples))
     skip = len(samples) // sampling.batch_size
     if len(samples) < num_samples:
-        for answers in answer_batches(policy, problems, verifier, sampling, skip=skip, on_batch=on_batch):
+        for answers in answer_batches(sampler, problems, verifier, sampling, skip=skip, on_batch=on_batch):
             new = samples_of(answers, problems, sampling.group_size, len(samples))
             log.append(*(sample.to_json() for sample in new))
             samples += new
