@@ -18,6 +18,7 @@ from owpo.config.run import (
     RunConfig,
     RunSection,
     TrainingConfig,
+    VLLMConfig,
 )
 from owpo.config.section import Section
 from owpo.config.verifier import (
@@ -55,5 +56,6 @@ __all__ = [
     "Section",
     "Source",
     "TrainingConfig",
+    "VLLMConfig",
     "VerifierConfig",
 ]

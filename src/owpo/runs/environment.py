@@ -16,12 +16,15 @@ from owpo.disk.logs import JSONLLog
 from owpo.errors import InputError
 
 
-def describe_environment(threads: int, grader: dict[str, str], *, trust_remote_code: bool) -> dict[str, Any]:
+def describe_environment(
+    threads: int, grader: dict[str, str], *, trust_remote_code: bool, vllm: str | None = None
+) -> dict[str, Any]:
     """Versions of everything that can change a number, the machine, the command, and the code's commit.
 
     Args:
         grader: what verdicts depend on (`verify.graders.fingerprint`).
         trust_remote_code: whether code that comes with a model may run.
+        vllm: its version, where it samples.
     """
     return {
         "owpo": version("owpo"),
@@ -35,6 +38,7 @@ def describe_environment(threads: int, grader: dict[str, str], *, trust_remote_c
         "cpu_count": os.cpu_count(),
         "threads": threads,
         "grader": grader,
+        "vllm": vllm,
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "model_code_may_run": trust_remote_code,
         "command": sys.argv,
