@@ -10,7 +10,7 @@ from engine_builders import PAD, PROMPTS, SETTINGS, change_weights, largest_gap,
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 
 from owpo.engines.vllm_engine import VLLMEngine, installed_version
-from owpo.errors import Interrupted, RunFailed
+from owpo.errors import InputError, Interrupted, RunFailed
 from owpo.policy import load_policy
 from owpo.recipes import build_config
 from owpo.run import resume, train
@@ -135,6 +135,15 @@ def test_a_stale_vllm_ends_a_run(recipe, monkeypatch):
         train(build_config(recipe, "test"))
     monkeypatch.undo()
     assert resume(recipe["run"]["folder"]).rows
+
+
+@pytest.mark.parametrize(("key", "value"), [("cache_gib", 1e-6), ("cache_gib", 1e4)])
+def test_a_cache_that_does_not_fit_is_told_with_its_key(recipe, key, value):
+    recipe["rollout"]["vllm"][key] = value
+    with pytest.raises(
+        InputError, match=f"vLLM does not start with rollout.vllm.{key} = {value:g} and .*: .*memory"
+    ):
+        train(build_config(recipe, "test"))
 
 
 def test_what_vllm_cannot_run_is_told(tmp_path, recipe_data):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from owpo.engines.fingerprint import Fingerprint, make_probe, weight_digest
-from owpo.engines.vllm_sampler import Requests, VLLMSampler, failures_told, first_line
+from owpo.engines.vllm_sampler import Requests, VLLMSampler, failures_told, reason
 from owpo.errors import InputError, RunFailed
 from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
@@ -136,7 +136,10 @@ def _start(
     except ImportError as error:
         raise InputError(f"rollout.engine = 'vllm', but vllm cannot be imported: {error}") from error
     except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"vLLM cannot run this model: {first_line(error)}") from error
+        raise InputError(
+            f"vLLM does not start with rollout.vllm.cache_gib = {cache_gib:g} and rollout.batch_size = {max_num_seqs}: "
+            f"{reason(error)}"
+        ) from error
     finally:
         torch.set_num_threads = set_num_threads  # vLLM's CPU worker replaces it in the whole process
     return llm, length

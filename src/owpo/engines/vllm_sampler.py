@@ -24,8 +24,12 @@ from owpo.seeds import derive_seed
 _STOP_EVERY = 16  # tokens between two looks for stop strings, as in our own decoding loop
 
 
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+_LONGEST_REASON = 400  # characters; vLLM's errors may go on for pages
+
+
+def reason(error: BaseException) -> str:
+    """What vLLM says, on one line."""
+    return " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def failures_told(doing: str) -> Iterator[None]:
     except (RunFailed, InputError):
         raise
     except (ValueError, RuntimeError, NotImplementedError, KeyError) as error:
-        raise RunFailed(f"vLLM failed while it {doing}: {first_line(error)}") from error
+        raise RunFailed(f"vLLM failed while it {doing}: {reason(error)}") from error
 
 
 class Requests:
