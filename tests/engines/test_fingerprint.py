@@ -158,6 +158,19 @@ def test_the_tolerance_follows_the_rounding_as_the_policy_sharpens(folder):
         engine.sampler(policy, "update 2")
 
 
+def test_a_few_tokens_far_off_do_not_hide_in_the_mean(folder):
+    policy = load_policy(str(folder), dtype="bfloat16")
+    fingerprint = Fingerprint(make_probe(policy, 0, 48), torch.bfloat16)
+    own_N, rounding = fingerprint._own_scores(policy)
+    fingerprint.check(policy, "the base", own_N, 0, 1)
+    off_N = own_N + torch.randn(own_N.shape, generator=torch.Generator().manual_seed(0)) * rounding["mean"]
+    fingerprint.check(policy, "update 1", off_N, 2, 3)
+    off_N[5] += 6 * rounding["largest"]
+    assert (off_N - own_N).abs().mean() < 2 * rounding["mean"]
+    with pytest.raises(RunFailed, match="wrong weights: .*at update 2"):
+        fingerprint.check(policy, "update 2", off_N, 4, 5)
+
+
 def test_the_probe_is_ordinary_tokens_and_the_seeds(policy):
     probe, same, other = (make_probe(policy, seed, 33) for seed in (4, 4, 5))
     assert (list(probe.tokens.shape), len(probe.prompts), len(probe.prompts[0])) == ([8, 32], 8, 1)
@@ -178,6 +191,16 @@ def test_a_digest_looks_through_fusing_renaming_and_padding():
         changed[2, 3] = torch.nextafter(k[2, 3].to(dtype), torch.tensor(9.0, dtype=dtype))
         assert weight_digest([q, changed, embedding], dtype) != plain
         assert weight_digest([q, -k, embedding], dtype) != plain
+
+
+def test_a_digest_is_no_plain_sum():
+    """One weight a step up and another a step down: the sum of their bits stays."""
+    weights = torch.linspace(1.0, 2.0, 9)
+    moved = weights.clone()
+    moved[2] = torch.nextafter(weights[2], torch.tensor(9.0))
+    moved[7] = torch.nextafter(weights[7], torch.tensor(0.0))
+    assert moved.view(torch.int32).sum() == weights.view(torch.int32).sum()
+    assert weight_digest([moved], torch.float32) != weight_digest([weights], torch.float32)
 
 
 def test_a_digest_in_pieces_is_the_same(monkeypatch):
