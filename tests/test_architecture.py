@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "verify": set(),
     "policy": {"core"},
     "bases": {"core", "problems"},
-    "evaluation": {"disk", "errors", "policy", "problems", "verify"},
+    "engines": {"errors", "policy", "seeds"},
+    "evaluation": {"disk", "engines", "errors", "policy", "problems", "verify"},
     "config": {"core", "bases", "problems"},
     "recipes": {"core", "config", "errors"},
     "problem_sets": {"config", "errors", "policy", "problems", "verify"},
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     "training": {
         "config",
         "core",
+        "engines",
         "errors",
         "evaluation",
         "policy",

@@ -201,6 +201,15 @@ def as_prompts(
     ]
 
 
+def longest_prompt(sets: ProblemSets, policy: Policy) -> int:
+    """Tokens of the longest prompt of all sets, which are already in their template."""
+    return max(
+        prompt_length(f"problems.{name}", problem, policy)
+        for name, problems in sets.named().items()
+        for problem in problems
+    )
+
+
 def prompt_length(name: str, problem: Problem, policy: Policy) -> int:
     """Tokens of a prompt.
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,13 @@ from owpo.config import FixedProtocol, ModelConfig, RunConfig
 from owpo.disk.lock import run_lock
 from owpo.disk.settings import differences
 from owpo.disk.trouble import disk_trouble
+from owpo.engines.vllm_engine import check_installed, installed_version
 from owpo.errors import InputError, RunFailed, input_errors
 from owpo.policy.load import check_same_vocabulary, load_policy
 from owpo.policy.lora import add_adapter, require_peft, target_names
 from owpo.policy.model import Policy
 from owpo.policy.passes import check_recomputes
-from owpo.problem_sets import ProblemSets, load_problem_sets
+from owpo.problem_sets import ProblemSets, load_problem_sets, longest_prompt
 from owpo.ratchet.candidate import gate_of
 from owpo.ratchet.evolve import evolve
 from owpo.ratchet.gate import check_selection
@@ -36,6 +38,7 @@ from owpo.runs.progress import Progress
 from owpo.seeds import derive_seed
 from owpo.stop import StopSignal
 from owpo.training.display import Display
+from owpo.training.engine import open_engine
 from owpo.training.rollout import ProblemOrder
 from owpo.training.session import Session, load_version, new_optimizer
 from owpo.verify.graders import fingerprint
@@ -305,10 +308,14 @@ def _go_on(
             session.restore(checkpoint)
         folder.cut_logs(checkpoint.log_marks if checkpoint is not None else {})
         grader = fingerprint(config.verifier.spec())
-        _note_environment(folder, grader, config.model, display)
+        _note_environment(folder, grader, config, display)
         plan = plan_stages(config.ratchet, config.objective)
         display.start(path, [str(stage) for stage in plan], session.progress.stage)
-        with _tensorboard(config, path, session.progress) as session.tensorboard:
+        longest = partial(longest_prompt, problems, policy)
+        with (
+            _tensorboard(config, path, session.progress) as session.tensorboard,
+            open_engine(config, policy, folder.versions.folder / "base", longest) as session.engine,
+        ):
             evolve(session)
         result = folder.result()
         assert result is not None
@@ -333,22 +340,21 @@ def _learner(folder: RunFolder, config: RunConfig) -> Policy:
         )
 
 
-def _note_environment(
-    folder: RunFolder, grader: dict[str, str], model: ModelConfig, display: Display
-) -> None:
+def _note_environment(folder: RunFolder, grader: dict[str, str], config: RunConfig, display: Display) -> None:
     """Write down what this start runs with; say where it differs from the start before in what can change a bit."""
     now = describe_environment(
         torch.get_num_threads(),
         grader,
-        trust_remote_code=model.trust_remote_code,
-        with_peft=model.lora is not None,
+        trust_remote_code=config.model.trust_remote_code,
+        with_peft=config.model.lora is not None,
+        vllm=installed_version() if config.rollout.engine == "vllm" else None,
     )
     starts, damaged = earlier_starts(folder.environment)
     if damaged is not None:
         display.warn(f"{folder.environment.path} could not be read; it was put aside as {damaged.name}")
     changed = [
         f"{key} was {starts[-1].get(key)!r}, is now {now[key]!r}"
-        for key in ("torch", "transformers", "peft", "processor", "threads", "cuda", "grader")
+        for key in ("torch", "transformers", "peft", "processor", "threads", "cuda", "vllm", "grader")
         if starts and starts[-1].get(key) != now[key]
     ]
     if changed:
@@ -359,6 +365,8 @@ def _note_environment(
 def _use_device(config: RunConfig) -> None:
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise InputError("run.device = 'cuda', but torch sees no CUDA device here; set run.device to 'cpu'")
+    if config.rollout.engine == "vllm":
+        check_installed()
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     if config.run.tensorboard:

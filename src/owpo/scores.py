@@ -16,6 +16,7 @@ from owpo.config import RunConfig, Section
 from owpo.core.registry import did_you_mean
 from owpo.disk.lock import run_lock
 from owpo.disk.settings import differences
+from owpo.engines.engine import LocalSampler
 from owpo.errors import InputError, RunFailed, input_errors
 from owpo.evaluation.answers import Sampling
 from owpo.evaluation.comparison import Comparison, on_shared_ids
@@ -276,7 +277,7 @@ def _draw(
         try:
             return draw_samples(
                 folder.samples_file(name),
-                policy,
+                LocalSampler(policy),
                 plan.prompted,
                 verifiers.get(plan.chosen.verifier),
                 plan.sampling,

@@ -130,6 +130,27 @@ def test_broken_toml_says_where(tmp_path):
             {"rollout": {"group_size": 1}},
             "group_size = 1 leaves nothing to compare.*group_std.*use 2 or more",
         ),
+        ({"rollout": {"engine": "vlm"}}, r"rollout\.engine = 'vlm' must be 'local' or 'vllm'"),
+        (
+            {"rollout": {"vllm": {"eager": True}}},
+            "rollout.vllm is not read with rollout.engine = 'local'; set the engine to 'vllm'",
+        ),
+        (
+            {"rollout": {"engine": "vllm", "vllm": {"cache_gib": 0.0}}},
+            r"rollout\.vllm\.cache_gib = 0\.0 must be greater than 0",
+        ),
+        (
+            {"rollout": {"engine": "vllm", "temperature": 0.005}},
+            "rollout.temperature = 0.005 is below the 0.01 that vLLM samples at",
+        ),
+        (
+            {"rollout": {"engine": "vllm"}, "evaluation": {"temperature": 0.001}},
+            "evaluation.temperature = 0.001 is below the 0.01",
+        ),
+        (
+            {"rollout": {"engine": "vllm"}, "model": {"lora": {}}},
+            "rollout.engine = 'vllm' is handed whole weights, and model.lora trains an adapter",
+        ),
         ({"objective": {"name": "owpoo"}}, "unknown objective 'owpoo'. Did you mean 'owpo'"),
         ({"objective": {"w_lo": 0.9}}, "no hyper-parameter 'w_lo'. Did you mean 'w_low'"),
         ({"objective": {"w_low": 0.0}}, r"w_low must lie in \(0, 1\]"),

@@ -7,6 +7,7 @@ import torch
 from conftest import write_tiny_model
 
 from owpo.disk.logs import JSONLLog
+from owpo.engines.engine import LocalSampler
 from owpo.errors import InputError, RunFailed
 from owpo.evaluation.answers import Sampling, answer_problems
 from owpo.evaluation.evaluate import evaluation_of
@@ -29,7 +30,13 @@ def policy(tmp_path_factory):
 
 def draw(path, policy, problems, verifier, sampling, *, max_failed_share=0.2, on_batch=None):
     return draw_samples(
-        path, policy, problems, verifier, sampling, max_failed_share=max_failed_share, on_batch=on_batch
+        path,
+        LocalSampler(policy),
+        problems,
+        verifier,
+        sampling,
+        max_failed_share=max_failed_share,
+        on_batch=on_batch,
     )
 
 
@@ -74,7 +81,7 @@ def test_what_is_complete_is_not_sampled_again(policy, tmp_path):
 
 
 def test_samples_in_memory_and_on_disk_are_the_same(policy, tmp_path):
-    groups = answer_problems(policy, PROBLEMS, VERIFIER, SAMPLING)
+    groups = answer_problems(LocalSampler(policy), PROBLEMS, VERIFIER, SAMPLING)
     assert samples_of(groups, PROBLEMS, 6) == draw(tmp_path / "a", policy, PROBLEMS, VERIFIER, SAMPLING)
 
 
@@ -113,7 +120,7 @@ class CountingVerifier:
 
 def test_a_batch_is_verified_while_the_next_is_sampled(policy):
     verifier = CountingVerifier()
-    answer_problems(policy, PROBLEMS, verifier, SAMPLING)  # 42 rows, 6 batches
+    answer_problems(LocalSampler(policy), PROBLEMS, verifier, SAMPLING)  # 42 rows, 6 batches
     places = {event: place for place, event in enumerate(verifier.events)}
     for number in range(5):
         assert places["submit", number + 1] < places["result", number]
@@ -121,7 +128,7 @@ def test_a_batch_is_verified_while_the_next_is_sampled(policy):
 
 
 def test_an_evaluation_counts_what_the_samples_say(policy):
-    samples = samples_of(answer_problems(policy, PROBLEMS, VERIFIER, SAMPLING), PROBLEMS, 6)
+    samples = samples_of(answer_problems(LocalSampler(policy), PROBLEMS, VERIFIER, SAMPLING), PROBLEMS, 6)
     told = evaluation_of(samples, (1, 6))
     right = [sum(s.verdict is Verdict.correct for s in samples[6 * n : 6 * n + 6]) for n in range(7)]
     assert told.accuracy.mean == pytest.approx(sum(right) / 42)
@@ -139,7 +146,7 @@ def test_an_evaluation_counts_what_the_samples_say(policy):
 
 def test_without_what_was_read_there_is_no_majority(policy):
     verifier = InPlaceVerifier(lambda response, answer: Judgement(Verdict.wrong))
-    samples = samples_of(answer_problems(policy, PROBLEMS, verifier, SAMPLING), PROBLEMS, 6)
+    samples = samples_of(answer_problems(LocalSampler(policy), PROBLEMS, verifier, SAMPLING), PROBLEMS, 6)
     assert evaluation_of(samples).majority is None
 
 
@@ -188,7 +195,7 @@ def test_a_verifier_that_is_gone_is_told_in_a_sentence(policy):
             return Pending()
 
     with pytest.raises(RunFailed, match="3 grading processes in a row died .* mend the verifier and go on"):
-        answer_problems(policy, PROBLEMS, Gone(), SAMPLING)
+        answer_problems(LocalSampler(policy), PROBLEMS, Gone(), SAMPLING)
 
 
 def test_a_stop_does_not_wait_for_a_verifier_that_hangs(policy):
@@ -208,7 +215,7 @@ def test_a_stop_does_not_wait_for_a_verifier_that_hangs(policy):
             raise Stop
 
     with pytest.raises(Stop):
-        answer_problems(policy, PROBLEMS, Hanging(), SAMPLING, on_batch=on_batch)
+        answer_problems(LocalSampler(policy), PROBLEMS, Hanging(), SAMPLING, on_batch=on_batch)
     assert looks == [8, 16, 16, 16, 16]  # two batches are sampled, the first one's verdicts do not come
 
 

@@ -219,10 +219,10 @@ def test_a_stop_inside_the_gate_changes_nothing(gated, monkeypatch, protocol):
     whole = run(gated)
     real, places = Session._answer_selection, set()
 
-    def stopping(session, policy, sampling):
+    def stopping(session, sampler, sampling):
         place = (session.progress.total_steps, sampling.seed)
-        answers = real(session, policy, sampling)
-        if policy is not session.policy and place not in places:
+        answers = real(session, sampler, sampling)
+        if sampler.policy is not session.policy and place not in places:
             places.add(place)
             raise Interrupted("test")
         return answers

@@ -190,9 +190,9 @@ def test_a_chat_template_is_encoded_as_it_stands(byte_model, tmp_path, monkeypat
     seen = []
     real = samples_module.answer_batches
 
-    def watch(policy, problems, *args, **kwargs):
-        seen.extend(policy.encode(p.prompt, special_tokens=not p.is_chat) for p in problems)
-        return real(policy, problems, *args, **kwargs)
+    def watch(sampler, problems, *args, **kwargs):
+        seen.extend(sampler.policy.encode(p.prompt, special_tokens=not p.is_chat) for p in problems)
+        return real(sampler, problems, *args, **kwargs)
 
     monkeypatch.setattr(samples_module, "answer_batches", watch)
     evaluate(byte_model, str(path), template="chat", k=1, max_new_tokens=2, out=tmp_path / "out")

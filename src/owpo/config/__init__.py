@@ -19,6 +19,7 @@ from owpo.config.run import (
     RunConfig,
     RunSection,
     TrainingConfig,
+    VLLMConfig,
 )
 from owpo.config.section import Section
 from owpo.config.verifier import (
@@ -57,5 +58,6 @@ __all__ = [
     "Section",
     "Source",
     "TrainingConfig",
+    "VLLMConfig",
     "VerifierConfig",
 ]

@@ -57,6 +57,18 @@ class ModelConfig(Section):
     """Train a LoRA adapter on the frozen model instead of all its weights (docs/lora.md); None: the weights."""
 
 
+class VLLMConfig(Section):
+    """Read with `engine = "vllm"` only; docs/vllm.md says what that gives and what it does not."""
+
+    cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    """Memory for vLLM's keys and values, on the policy's device; its weights come on top, once more in `run.dtype`."""
+    eager: bool = False
+    """No compilation and no CUDA graphs: it starts sooner and decodes more slowly. On CPU it is always so."""
+
+
+_COLDEST_VLLM = 0.01  # below it vLLM would raise the temperature without an error
+
+
 class RolloutConfig(Section):
     prompts: Annotated[int, Field(ge=1)]
     """Groups a step trains on (P)."""
@@ -74,8 +86,20 @@ class RolloutConfig(Section):
     """The last tokens before max_new_tokens over which the reward falls by up to 1 (DAPO, soft overlong); 0: off."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Sequences decoded at a time; one that ends makes room for the next."""
+    engine: Literal["local", "vllm"] = "local"
+    """What samples: our own decoding loop, or vLLM with the weights handed over and checked (docs/vllm.md)."""
+    vllm: VLLMConfig = VLLMConfig()
     stop: list[Annotated[str, Field(min_length=1)]] | None = None
     """Texts that end a response, beside EOS; None: those that go with the template (docs/data.md)."""
+
+    @model_validator(mode="after")
+    def _engine_reads_it(self) -> RolloutConfig:
+        if self.engine != "vllm" and self.vllm != VLLMConfig():
+            raise ValueError(
+                f"rollout.vllm is not read with rollout.engine = {self.engine!r}; set the engine to 'vllm', or leave "
+                "the table out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _cache_fits(self) -> RolloutConfig:
@@ -224,6 +248,7 @@ class RunConfig(Section):
         chosen = self.objective.build()
         self._check_group_size(chosen)
         self._check_reference(chosen)
+        self._check_engine()
         return self
 
     @property
@@ -231,6 +256,22 @@ class RunConfig(Section):
         """Texts that end a response: the recipe's own, else the template's."""
         own = self.rollout.stop
         return template(self.problems.template).stop if own is None else tuple(own)
+
+    def _check_engine(self) -> None:
+        if self.rollout.engine != "vllm":
+            return
+        if self.model.lora is not None:
+            raise ValueError(
+                "rollout.engine = 'vllm' is handed whole weights, and model.lora trains an adapter; set the engine to "
+                "'local', or leave model.lora out"
+            )
+        for section in ("rollout", "evaluation"):
+            temperature = getattr(self, section).temperature
+            if 0 < temperature < _COLDEST_VLLM:
+                raise ValueError(
+                    f"{section}.temperature = {temperature} is below the {_COLDEST_VLLM} that vLLM samples at; raise "
+                    "it, or set rollout.engine to 'local'"
+                )
 
     def _check_group_size(self, chosen: Objective) -> None:
         estimator = self.training.advantage or chosen.scaffold.advantage

@@ -12,11 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from owpo.engines.engine import Sampler
 from owpo.errors import RunFailed
 from owpo.evaluation.guard import Judged
-from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
-from owpo.policy.sampler import sample_batches
 from owpo.policy.stopping import StopStrings
 from owpo.problems.problem import Problem
 from owpo.verify.verdict import Judgement, Verdict, VerifierFailed
@@ -88,7 +87,7 @@ def concatenate(parts: list[Groups], pad_id: int) -> Groups:
 
 
 def answer_problems(
-    policy: Policy,
+    sampler: Sampler,
     problems: list[Problem],
     verifier: Verifier,
     sampling: Sampling,
@@ -96,12 +95,12 @@ def answer_problems(
     on_batch: Callable[[int], None] | None = None,
 ) -> Groups:
     """G verified responses to each problem."""
-    batches = answer_batches(policy, problems, verifier, sampling, on_batch=on_batch)
-    return _groups(problems, list(batches), policy.pad_id)
+    batches = answer_batches(sampler, problems, verifier, sampling, on_batch=on_batch)
+    return _groups(problems, list(batches), sampler.policy.pad_id)
 
 
 def answer_batches(
-    policy: Policy,
+    sampler: Sampler,
     problems: list[Problem],
     verifier: Verifier,
     sampling: Sampling,
@@ -117,14 +116,13 @@ def answer_batches(
         on_batch: called with the number of rows sampled: after every batch, and now and then while their verdicts
             are waited for. It may raise to end the work.
     """
+    policy = sampler.policy
     prompts = [policy.encode(problem.prompt, special_tokens=not problem.is_chat) for problem in problems]
     answers = [problem.answer for problem in problems for _ in range(sampling.group_size)]
     stop = StopStrings(sampling.stop)
     row = skip * sampling.batch_size
     waiting = None
-    for responses in sample_batches(
-        policy, prompts, skip=skip, pool_batches=pool_batches, **asdict(sampling)
-    ):
+    for responses in sampler.batches(prompts, skip=skip, pool_batches=pool_batches, **asdict(sampling)):
         texts = [stop.before(text) for text in policy.decode_all(responses)]
         pending = verifier.submit(texts, answers[row : row + len(texts)])
         row += len(texts)

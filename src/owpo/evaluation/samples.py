@@ -9,10 +9,10 @@ from typing import Any
 
 from owpo.disk.logs import JSONLLog
 from owpo.disk.sealed import sealed_record, unsealed_record
+from owpo.engines.engine import Sampler
 from owpo.errors import InputError
 from owpo.evaluation.answers import Answers, Sampling, answer_batches
 from owpo.evaluation.guard import check_failures
-from owpo.policy.model import Policy
 from owpo.problems.problem import Problem
 from owpo.verify.verdict import FAILURES, Judgement, Verdict
 from owpo.verify.verifier import Verifier
@@ -93,7 +93,7 @@ def read_samples(path: Path) -> list[Sample]:
 
 def draw_samples(
     path: Path,
-    policy: Policy,
+    sampler: Sampler,
     problems: list[Problem],
     verifier: Verifier,
     sampling: Sampling,
@@ -128,7 +128,7 @@ def draw_samples(
     skip = len(samples) // sampling.batch_size
     if len(samples) < num_samples:
         batches = answer_batches(
-            policy, problems, verifier, sampling, skip=skip, pool_batches=_POOL_BATCHES, on_batch=on_batch
+            sampler, problems, verifier, sampling, skip=skip, pool_batches=_POOL_BATCHES, on_batch=on_batch
         )
         for answers in batches:
             new = samples_of(answers, problems, sampling.group_size, len(samples))

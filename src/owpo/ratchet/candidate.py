@@ -117,7 +117,7 @@ def _measure_drift(session: Session, stage: Stage, candidate: Version) -> dict[s
     config, references = session.config, session.progress.references
     settings = (config.rollout.temperature, config.training.micro_batch_tokens)
     policy = session.load_version(candidate.id)
-    responses = session.respond(policy, derive_seed(config.seed, "drift", stage.number))
+    responses = session.respond(policy, candidate.id, derive_seed(config.seed, "drift", stage.number))
     logp_BT = reference_logprobs(policy, responses, *settings)
     del policy
 
@@ -141,8 +141,10 @@ def _pass_gate(
     gate = gate_of(config)
     if gate is None:
         return None
-    policy = session.load_version(session.progress.references[-1])
-    reference = session.evaluate_selection(policy, derive_seed(config.seed, "gate", stage.number))
+    in_force = session.progress.references[-1]
+    reference = session.evaluate_selection(
+        session.load_version(in_force), in_force, derive_seed(config.seed, "gate", stage.number)
+    )
     mine = _record_of(candidate, evaluations)
     evidence = Evidence(
         checkpoint_CN=torch.tensor([r["correct_by_problem"] for r in evaluations]).double()

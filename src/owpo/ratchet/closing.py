@@ -50,13 +50,16 @@ def close_run(session: Session) -> None:
 def _measure(session: Session, id: str) -> Evaluation:
     """A version on the report set, from its samples on disk as far as they are there."""
     version = session.folder.versions.describe(id)
-    report = session.report_settings()
+    report, engine = session.report_settings(), session.config.rollout.engine
     settings = {
         "model": str(session.folder.versions.folder / id),
         "model_hash": version.hash,
         "model_code_may_run": session.config.model.trust_remote_code,
         "dtype": session.config.run.dtype,
         "sets": {"report": report},
+        **(
+            {} if engine == "local" else {"engine": engine}
+        ),  # owpo eval, which is local, must not go on with it
     }
     path = session.folder.path / "report" / id
     try:
@@ -66,7 +69,7 @@ def _measure(session: Session, id: str) -> Evaluation:
         folder = EvaluationFolder.open(path, settings)
     policy = session.version_to_measure(id)
     judge_again = folder.begin("report", session.report, report["grader"])
-    evaluation = session.evaluate_report(policy, folder.samples_file("report"), judge_again)
+    evaluation = session.evaluate_report(policy, id, folder.samples_file("report"), judge_again)
     folder.finish(settings, {"report": evaluation.to_json()})
     return evaluation
 

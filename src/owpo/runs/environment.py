@@ -17,7 +17,12 @@ from owpo.errors import InputError
 
 
 def describe_environment(
-    threads: int, grader: dict[str, str], *, trust_remote_code: bool, with_peft: bool
+    threads: int,
+    grader: dict[str, str],
+    *,
+    trust_remote_code: bool,
+    with_peft: bool = False,
+    vllm: str | None = None,
 ) -> dict[str, Any]:
     """Versions of everything that can change a number, the machine, the command, and the code's commit.
 
@@ -25,6 +30,7 @@ def describe_environment(
         grader: what verdicts depend on (`verify.graders.fingerprint`).
         trust_remote_code: whether code that comes with a model may run.
         with_peft: whether layers of that package compute anything.
+        vllm: its version, where it samples.
     """
     return {
         "owpo": version("owpo"),
@@ -39,6 +45,7 @@ def describe_environment(
         "cpu_count": os.cpu_count(),
         "threads": threads,
         "grader": grader,
+        "vllm": vllm,
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "model_code_may_run": trust_remote_code,
         "command": sys.argv,

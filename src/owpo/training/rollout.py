@@ -15,9 +15,9 @@ from torch import Tensor
 
 from owpo.config import RolloutConfig, VerifierConfig
 from owpo.core.advantage import overlong_penalty, zero_variance
+from owpo.engines.engine import Sampler
 from owpo.evaluation.answers import Groups, Sampling, answer_problems, concatenate
 from owpo.evaluation.guard import Judged
-from owpo.policy.model import Policy
 from owpo.problems.problem import Problem
 from owpo.seeds import derive_seed
 from owpo.training.noise import is_noisy, rewarded
@@ -64,7 +64,7 @@ class Rollout:
 
 
 def collect_rollout(
-    policy: Policy,
+    sampler: Sampler,
     order: ProblemOrder,
     cursor: int,
     verifier: Verifier,
@@ -94,7 +94,7 @@ def collect_rollout(
         problems = order.take(cursor + drawn, settings.prompts)
         drawn += settings.prompts
         groups = answer_problems(
-            policy,
+            sampler,
             problems,
             verifier,
             Sampling(
@@ -122,7 +122,7 @@ def collect_rollout(
         if num_kept == settings.prompts:
             break
     return Rollout(
-        groups=concatenate(kept, policy.pad_id) if kept else None,
+        groups=concatenate(kept, sampler.policy.pad_id) if kept else None,
         rewarded_PG=torch.cat(kept_rewarded) if kept else None,
         num_drawn=drawn,
         is_short=num_kept < settings.prompts,

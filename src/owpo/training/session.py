@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from owpo.config import RunConfig, TrainingConfig
+from owpo.engines.engine import Engine, LocalEngine, Sampler
 from owpo.evaluation.answers import Groups, Sampling, answer_problems
 from owpo.evaluation.evaluate import Evaluation, evaluation_of
 from owpo.evaluation.folder import set_settings
@@ -89,6 +90,7 @@ class Session:
     verifier: Verifier
     display: Display
     stop: StopSignal
+    engine: Engine = field(default_factory=LocalEngine)
     tensorboard: SummaryWriter | None = None
 
     def load_version(self, id: str) -> Policy:
@@ -100,6 +102,11 @@ class Session:
             return self.load_version(id)
         self.folder.versions.load_into(self.policy, id)
         return self.policy
+
+    def sampler(self, policy: Policy | None = None, name: str | None = None) -> Sampler:
+        """Samples from the learner as it stands, or from another policy with its name; ends the sampler before."""
+        place = f"stage {self.progress.stage + 1}, step {self.progress.step}"
+        return self.engine.sampler(policy or self.policy, name or place)
 
     def restart_optimizer(self) -> None:
         self.optimizer = new_optimizer(self.policy, self.config.training)
@@ -123,7 +130,9 @@ class Session:
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
         self.progress = checkpoint.progress
 
-    def evaluate_selection(self, policy: Policy | None = None, seed: int | None = None) -> Evaluation:
+    def evaluate_selection(
+        self, policy: Policy | None = None, name: str | None = None, seed: int | None = None
+    ) -> Evaluation:
         """avg@k on the problems that choices are made by, of the learner as it stands unless another policy is given.
 
         Every checkpoint answers with the same seed, so that differences are paired; another `seed` makes answers that
@@ -132,12 +141,12 @@ class Session:
         samples = self.config.evaluation.samples
         sampling = evaluation_sampling(self.config, "selection", samples)
         groups = self._answer_selection(
-            policy or self.policy, sampling if seed is None else replace(sampling, seed=seed)
+            self.sampler(policy, name), sampling if seed is None else replace(sampling, seed=seed)
         )
         check_failures(list(groups.judged()), self.config.verifier.max_failed_share)
         return evaluation_of(samples_of(groups, self.selection, samples))
 
-    def respond(self, policy: Policy, seed: int) -> Responses:
+    def respond(self, policy: Policy, name: str, seed: int) -> Responses:
         """Responses of a policy to the selection problems, drawn as training draws them."""
         sampling = replace(
             evaluation_sampling(self.config, "selection", self.config.evaluation.samples),
@@ -145,14 +154,14 @@ class Session:
             top_p=1.0,
             seed=seed,
         )
-        return self._answer_selection(policy, sampling).responses
+        return self._answer_selection(self.sampler(policy, name), sampling).responses
 
-    def _answer_selection(self, policy: Policy, sampling: Sampling) -> Groups:
+    def _answer_selection(self, sampler: Sampler, sampling: Sampling) -> Groups:
         with self.display.phase(
             "evaluating on selection", len(self.selection) * sampling.group_size
         ) as advance:
             return answer_problems(
-                policy, self.selection, self.verifier, sampling, on_batch=self.watching(advance)
+                sampler, self.selection, self.verifier, sampling, on_batch=self.watching(advance)
             )
 
     def report_settings(self) -> dict[str, Any]:
@@ -160,8 +169,8 @@ class Session:
         sampling = evaluation_sampling(self.config, "report", self.config.evaluation.report_samples)
         return set_settings(self.report, self.config.problems.template, self.config.verifier.spec(), sampling)
 
-    def evaluate_report(self, policy: Policy, file: Path, judge_again: bool) -> Evaluation:
-        """avg@k of a policy on the report set.
+    def evaluate_report(self, policy: Policy, name: str, file: Path, judge_again: bool) -> Evaluation:
+        """avg@k on the report set of a policy, that of the version `name`.
 
         Every sample goes to `file`, and what it holds already is not sampled again.
         """
@@ -169,7 +178,7 @@ class Session:
         with self.display.phase("evaluating on report", len(self.report) * samples) as advance:
             drawn = draw_samples(
                 file,
-                policy,
+                self.sampler(policy, name),
                 self.report,
                 self.verifier,
                 evaluation_sampling(self.config, "report", samples),

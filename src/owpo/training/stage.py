@@ -77,7 +77,7 @@ def train_stage(session: Session, task: Task) -> None:
 
 def train_step(session: Session, task: Task) -> dict[str, Any]:
     """One rollout batch and its optimiser updates; its line of metrics.jsonl."""
-    config, progress, policy = session.config, session.progress, session.policy
+    config, progress = session.config, session.progress
     place = (task.number, progress.step)
     clock = PhaseClock()
 
@@ -86,7 +86,7 @@ def train_step(session: Session, task: Task) -> dict[str, Any]:
         if wants_mixed_groups is None:
             wants_mixed_groups = task.objective.scaffold.dynamic_sampling
         rollout = collect_rollout(
-            policy,
+            session.sampler(),
             session.order,
             progress.cursor,
             session.verifier,

@@ -185,6 +185,10 @@ def accumulate_gradients(
         num_tokens += int(mask.sum())
         assert entropy is not None
         stats = {**result.stats, "entropy": entropy}
+        assert batch.old_logp is not None
+        # What the engine sampled by, against what the trainer takes it for.
+        stats["sampler_gap"] = (part.responses.sampler_logp - batch.old_logp).abs()
+        stats["kl_sampler_to_trainer"] = token_divergence(part.responses.sampler_logp, batch.old_logp)
         if part.ref_logp is not None:
             stats["kl_to_reference"] = token_divergence(logp.detach(), part.ref_logp)
         for name, value in stats.items():
