@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from owpo.clock import PhaseClock
 from owpo.errors import RunFailed
 from owpo.evaluation.guard import Judged
 from owpo.policy.model import Policy
@@ -93,10 +94,11 @@ def answer_problems(
     verifier: Verifier,
     sampling: Sampling,
     *,
+    clock: PhaseClock | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Groups:
     """G verified responses to each problem."""
-    batches = answer_batches(policy, problems, verifier, sampling, on_batch=on_batch)
+    batches = answer_batches(policy, problems, verifier, sampling, clock=clock, on_batch=on_batch)
     return _groups(problems, list(batches), policy.pad_id)
 
 
@@ -107,11 +109,13 @@ def answer_batches(
     sampling: Sampling,
     *,
     skip: int = 0,
+    clock: PhaseClock | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Answers]:
     """The same, `sampling.batch_size` rows at a time, from batch `skip` on. One is verified while the next is sampled.
 
     Args:
+        clock: what is spent on handing responses to the verifier and on waiting for it is booked as `verifying`.
         on_batch: called with the number of rows sampled: after every batch, and now and then while their verdicts
             are waited for. It may raise to end the work.
     """
@@ -119,19 +123,25 @@ def answer_batches(
     answers = [problem.answer for problem in problems for _ in range(sampling.group_size)]
     stop = StopStrings(sampling.stop)
     row = skip * sampling.batch_size
+    clock = clock or PhaseClock()
     waiting = None
     for responses in sample_batches(policy, prompts, skip=skip, **asdict(sampling)):
         texts = [stop.before(text) for text in policy.decode_all(responses)]
-        pending = verifier.submit(texts, answers[row : row + len(texts)])
+        with clock("verifying"):
+            pending = verifier.submit(texts, answers[row : row + len(texts)])
         row += len(texts)
         report = partial(on_batch, row) if on_batch is not None else None
         if report is not None:
             report()
         if waiting is not None:
-            yield _judged(*waiting, report)
+            with clock("verifying"):
+                judged = _judged(*waiting, report)
+            yield judged
         waiting = responses, texts, pending
     if waiting is not None:
-        yield _judged(*waiting, report)
+        with clock("verifying"):
+            judged = _judged(*waiting, report)
+        yield judged
 
 
 def _judged(
