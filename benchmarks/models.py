@@ -81,6 +81,33 @@ def small_shape(hidden: int, vocab: int, context: int) -> Shape:
     )  # fmt: skip
 
 
+PUBLISHED = {
+    "Qwen2.5-0.5B": Shape(
+        hidden=896,
+        layers=24,
+        heads=14,
+        kv_heads=2,
+        intermediate=4864,
+        vocab=151_936,
+        context=32_768,
+        family="qwen2",
+    ),
+    "Qwen2.5-1.5B": Shape(
+        hidden=1536,
+        layers=28,
+        heads=12,
+        kv_heads=2,
+        intermediate=8960,
+        vocab=151_936,
+        context=32_768,
+        family="qwen2",
+    ),
+    "toy": Shape(
+        hidden=64, layers=2, heads=4, kv_heads=2, intermediate=128, vocab=2000, context=2048, family="qwen2"
+    ),
+}
+
+
 def ending_rate(longest: int, mean_share: float) -> float:
     """The probability of EOS at every token for which min(length, longest) has the mean `mean_share` * longest."""
     low, high = NEVER, 1.0

@@ -7,9 +7,9 @@ group size, longest response, optimiser updates a batch, learning rate, dtype an
 set beforehand: in `flat` groups all are equal, in every other group half of the responses are right. owpo runs its
 objective `owpo` against the base, without dynamic sampling, which would replace the flat groups. TRL runs loss dapo
 with beta 1e-3, so that it computes the reference's log-probs too, generates by transformers, and trains in
-micro-batches of as many padded rows as fit into owpo's 16,384 tokens; its gradient checkpointing, which makes steps
-slower, is off unless --checkpointing is given. Each verifies in its own way: TRL calls the reward function, owpo sends
-every response to a process that can be killed, and the seconds and the memory of that process are counted.
+micro-batches of the rows whose padded tokens come nearest to owpo's 16,384; its gradient checkpointing, which makes
+steps slower, is off unless --checkpointing is given. Each verifies in its own way: TRL calls the reward function, owpo
+sends every response to a process that can be killed, and the seconds and the memory of that process are counted.
 
 Either side is a process of its own for a setting and lives through it, TRL's in an environment of its own (.venv-trl,
 made on first use). After one step of each that is not counted they go in turn, A B A B: one works, the other waits.
@@ -31,11 +31,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from measuring import arguments, machine, ratios, spread, table
-from models import NEVER, ending_rate, random_prompts, save_model, small_shape, write_problems
+from models import NEVER, PUBLISHED, ending_rate, random_prompts, save_model, small_shape, write_problems
 from step_settings import PHASES, QUICK, SETTINGS, Job, Setting, answers
 
 HERE = Path(__file__).parent
@@ -93,8 +94,12 @@ class Side:
 
 
 def python_of(side: str) -> str:
-    """The interpreter of a side; TRL's environment is made where there is none, or where it holds other versions."""
-    if side == "owpo":
+    """The interpreter of a side.
+
+    TRL's is this one where it has the version asked for, else that of an environment of its own, which is made where
+    there is none, or where it holds other versions.
+    """
+    if side == "owpo" or has_trl():
         return sys.executable
     wanted = (HERE / "requirements-trl.txt").read_text(encoding="utf-8")
     python, note = TRL_ENVIRONMENT / "bin" / "python", TRL_ENVIRONMENT / ".ready"
@@ -113,12 +118,23 @@ def python_of(side: str) -> str:
     return str(python)
 
 
+def has_trl() -> bool:
+    pins = (HERE / "requirements-trl.txt").read_text(encoding="utf-8").splitlines()
+    try:
+        return f"trl=={version('trl')}" in pins
+    except PackageNotFoundError:
+        return False
+
+
 def prepare(setting: Setting, folder: Path) -> tuple[str, str]:
     """The model's folder and the file of the P problems, with the two files that a run of ours asks for beside it."""
-    shape = small_shape(setting.width, setting.vocab, setting.prompt + setting.new)
+    if setting.size is None:
+        shape = small_shape(setting.width, setting.vocab, setting.prompt + setting.new)
+    else:
+        shape = PUBLISHED[setting.size]
     rate = NEVER if setting.full else ending_rate(setting.new, MEAN_SHARE)
     save_model(folder / "model", shape, rate)
-    prompts = random_prompts(setting.prompts + 2, setting.prompt, setting.vocab)
+    prompts = random_prompts(setting.prompts + 2, setting.prompt, shape.vocab)
     write_problems(folder / "train.jsonl", prompts[2:], answers(setting))
     for name, prompt in zip(("selection", "report"), prompts, strict=False):
         write_problems(folder / f"{name}.jsonl", [prompt], [f"flat-{name}"])
@@ -144,7 +160,8 @@ def sides_of(
             sides.append(Side(name, python, job, folder / f"{name}.log"))
             stack.callback(sides[-1].close)
         for side in sides:
-            side.wait()
+            loaded = side.wait()["version"]
+            print(f"{setting.name}: {side.name} {loaded} is loaded", file=sys.stderr, flush=True)
         yield sides
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import step_settings
-from step_settings import LEARNING_RATE, TOKEN_BUDGET, Finished, Job, Turns
+import torch
+from step_settings import LEARNING_RATE, Finished, Job, Turns
 
 from owpo.config import RunConfig
 from owpo.recipes import build_config
@@ -29,12 +31,13 @@ MANY = 10**6  # steps and evaluations that are never reached
 class TurnTaking(Display):
     """The run's display; a step lasts from the end of the one before, so that nothing falls between two."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_cuda: bool) -> None:
         self.turns = Turns()
+        self.on_cuda = on_cuda
         self.since = 0.0
 
     def start(self, folder: Path, stages: list[str], done: int) -> None:
-        self.turns.ready()
+        self.turns.ready(version("owpo"))
         self.since = time.perf_counter()
 
     def step(self, metrics: dict[str, Any], timing: dict[str, Any], num_steps: int) -> None:
@@ -50,6 +53,8 @@ class TurnTaking(Display):
             "cut_share": metrics["truncated_share"],
             "flat_share": metrics["all_right_share"] + metrics["all_wrong_share"],
         }
+        if self.on_cuda:
+            record["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
         self.turns.done(record)
         self.since = time.perf_counter()
 
@@ -84,7 +89,7 @@ def configuration(job: Job) -> RunConfig:
             "training": {
                 "learning_rate": LEARNING_RATE,
                 "updates_per_batch": setting.updates,
-                "micro_batch_tokens": TOKEN_BUDGET,
+                "micro_batch_tokens": setting.budget,
             },
             "ratchet": {"protocol": "fixed", "reference": "base", "steps": MANY},
             "evaluation": {"every": MANY, "samples": 1, "report_samples": 1},
@@ -96,7 +101,7 @@ def configuration(job: Job) -> RunConfig:
 def main() -> None:
     job = Job.from_argument(sys.argv[1])
     with suppress(Finished):
-        train(configuration(job), display=TurnTaking())
+        train(configuration(job), display=TurnTaking(job.setting.device == "cuda"))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Shape legend: P prompts, G responses per prompt.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -21,7 +22,6 @@ PHASES = ("generation", "verification", "reference", "forward-backward", "other"
 EOS = 1  # in the models of models.py
 LEARNING_RATE = 1e-6
 BETA = 1e-3  # the peer's weight of the divergence from the reference, without which it computes no log-probs of it
-TOKEN_BUDGET = 16384  # padded tokens of one forward-backward pass, owpo's default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class Setting:
     prompt   tokens of a prompt, which its G responses share
     flat     share of the P groups whose rewards are all equal
     updates  optimiser updates for each batch of rollouts, on its groups in equal shares
+    budget   tokens of one forward-backward pass; the default is owpo's
+    size     a published model's sizes in place of width and vocab: a name of `models.PUBLISHED`
     """
 
     name: str
@@ -44,6 +46,8 @@ class Setting:
     updates: int = 1
     prompts: int = 16
     group_size: int = 8
+    budget: int = 16384
+    size: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -53,17 +57,18 @@ class Setting:
 
     @property
     def micro_batch_rows(self) -> int:
-        """Rows of one forward-backward pass where it is rows that are counted: the largest power of two in budget."""
+        """Rows of one forward-backward pass where rows are counted: an update's, halved until about the budget."""
         rows = self.rows // self.updates
-        while rows > 1 and rows * (self.prompt + self.new) > TOKEN_BUDGET:
+        while rows % 2 == 0 and rows * (self.prompt + self.new) > math.sqrt(2) * self.budget:
             rows //= 2
         return rows
 
     def describe(self) -> str:
         length = f"all {self.new}" if self.full else f"up to {self.new}"
         updates = f", {self.updates} updates" if self.updates > 1 else ""
+        model = self.size or f"width {self.width}, V = {self.vocab:,}"
         return (
-            f"{self.name}: width {self.width}, V = {self.vocab:,}, {self.prompts} prompts of {self.prompt} tokens x "
+            f"{self.name}: {model}, {self.prompts} prompts of {self.prompt} tokens x "
             f"{self.group_size} responses of {length}, {self.flat:.0%} zero-variance groups{updates}"
         )
 
@@ -77,9 +82,9 @@ SETTINGS = (
     Setting(name="medium-updates", updates=4),
     Setting(name="long", new=256),
     Setting(name="long-half", new=256, flat=0.5),
-    Setting(name="prompt", prompt=512),
+    Setting(name="prompt", prompt=512, prompts=4),
     Setting(name="wide", width=512),
-    Setting(name="wide-half", width=512, flat=0.5),
+    Setting(name="wide-half", width=512, flat=0.5, prompts=8),
     Setting(name="vocabulary", vocab=152_000, prompts=4),
 )
 QUICK = ("short", "medium", "medium-half")
@@ -141,17 +146,17 @@ class Turns:
         os.dup2(2, 1)
         self._before = 0.0
 
-    def ready(self) -> None:
+    def ready(self, version: str) -> None:
         """Everything is loaded; blocks until the first step is wanted."""
-        self._tell({"ready": True})
+        self._tell({"version": version})
 
     def done(self, record: dict[str, Any]) -> None:
-        """A step is made; blocks until the next one is wanted.
+        """A step is made; blocks until the next one is wanted. `peak_mib` is the processes' unless the record has one.
 
         Raises:
             Finished: none is.
         """
-        self._tell({**record, "cpu_seconds": cpu_seconds() - self._before, "peak_mib": peak_mib()})
+        self._tell({"peak_mib": peak_mib(), **record, "cpu_seconds": cpu_seconds() - self._before})
 
     def _tell(self, record: dict[str, Any]) -> None:
         print(json.dumps(record), file=self._channel, flush=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def main() -> None:
         since = 0.0
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            turns.ready()
+            turns.ready(version("trl"))
             self._begin()
 
         def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
@@ -160,7 +161,9 @@ def step_record(watch: Watch, seconds: float, setting: Setting) -> dict[str, Any
     ]
     lengths = [len(response) for response in watch.responses]
     cut = [len(response) == setting.new and response[-1] != EOS for response in watch.responses]
+    on_cuda = setting.device == "cuda"
     return {
+        **({"peak_mib": torch.cuda.max_memory_allocated() / 2**20} if on_cuda else {}),
         "seconds": seconds,
         "phases": watch.clock.seconds,
         "cpu_phases": watch.clock.cpu_seconds,
