@@ -6,7 +6,7 @@ Ceilings, each the best of many tries: the rate of matrix products in float32 an
 [4096, H] x [H, 4H], which is what a training pass multiplies, and of [128, H] x [H, 4H], which is what decoding 128
 rows does; and the bandwidth of a copy of 256 MiB, read and written counted.
 
-Training pass: one `optimiser_update` (forward, backward, clipping, AdamW) on 16 x 8 responses of ragged lengths up to
+Training pass: one `optimiser_update` (forward, backward, clipping, AdamW) on 8 x 8 responses of ragged lengths up to
 64 tokens to prompts of 16 tokens, V = 100. Its operations by the formula of work.py, over seconds, as a share of the
 ceiling at its own shape. Decoding: 128 responses of exactly 64 tokens; operations over seconds as a share of the
 ceiling at its own shape, and bytes (work.py) over seconds as a share of the copy's.
@@ -36,7 +36,8 @@ from work import decode_bytes, forward_operations, ragged_lengths, training_rows
 from owpo.policy import Policy, load_policy, sample_batches
 
 DTYPES = ("float32", "bfloat16")
-PROMPTS, GROUP, PROMPT, NEW, VOCAB = 16, 8, 16, 64, 100
+TRAINED, DECODED = 8, 16  # prompts
+GROUP, PROMPT, NEW, VOCAB = 8, 16, 64, 100
 TRY_S = 1.0
 Work = Callable[[], Any]
 
@@ -107,14 +108,14 @@ def decoder(policy: Policy, prompts: list[list[int]], group_size: int, new: int)
 def shares(width: int, dtype: str, repeats: int, copy: float, device: str = "cpu") -> dict[str, Any]:
     """How close one width in one dtype comes; rates in operations or bytes a second, a list over the repeats."""
     shape = small_shape(width, VOCAB, PROMPT + NEW)
-    lengths = ragged_lengths(PROMPTS * GROUP, NEW, ending_rate(NEW, 0.5))
+    lengths = ragged_lengths(TRAINED * GROUP, NEW, ending_rate(NEW, 0.5))
     update = updater(
         policy_of(shape, NEVER, device, dtype),
-        training_rows(PROMPTS, GROUP, PROMPT, lengths, VOCAB, device),
+        training_rows(TRAINED, GROUP, PROMPT, lengths, VOCAB, device),
         NEW,
     )
     decode = decoder(
-        policy_of(shape, NEVER, device, dtype), random_prompts(PROMPTS, PROMPT, VOCAB), GROUP, NEW
+        policy_of(shape, NEVER, device, dtype), random_prompts(DECODED, PROMPT, VOCAB), GROUP, NEW
     )
     trained, decoded = [], []
     for repeat in range(repeats + 1):
@@ -122,7 +123,7 @@ def shares(width: int, dtype: str, repeats: int, copy: float, device: str = "cpu
         if repeat > 0:
             trained.append(took[0])
             decoded.append(took[1])
-    rows = PROMPTS * GROUP
+    rows = DECODED * GROUP
     work = 3 * forward_operations(shape, PROMPT, lengths, GROUP)
     decode_work = forward_operations(shape, PROMPT, [NEW] * rows, GROUP)
     traffic = decode_bytes(shape, rows, PROMPT, NEW, 4)

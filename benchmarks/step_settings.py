@@ -83,7 +83,7 @@ SETTINGS = (
     Setting(name="long", new=256),
     Setting(name="long-half", new=256, flat=0.5),
     Setting(name="prompt", prompt=512, prompts=4),
-    Setting(name="wide", width=512),
+    Setting(name="wide", width=512, prompts=8),
     Setting(name="wide-half", width=512, flat=0.5, prompts=8),
     Setting(name="vocabulary", vocab=152_000, prompts=4),
 )
