@@ -5,7 +5,7 @@
 Random weights of those shapes, V = 151,936, in bfloat16 (owpo's weights are float32 and compute in bfloat16, as they
 train; `generate` gets bfloat16 weights). Without a CUDA device the same code runs a toy on the CPU, in float32, and
 says so: its figures mean nothing but that it works. Every part is a process of its own: one that fails, for want of
-memory or of a package, is reported, and the others go on.
+memory or of a package, is reported, and the others go on. With --json every part is a line when it is done.
 
 decode  256 rows, prompts of 128 tokens, at most 256 new ones: tokens a second beside transformers' `generate`, with
         its default cache and with a static one and a compiled model, in turn (decode.py). Ragged lengths, two rounds
@@ -64,16 +64,21 @@ Result = dict[str, Any]
 def measure_decode(size: str, repeats: int) -> Result:
     """Tokens a second of every way, ragged and full, and the limit of the full ones."""
     shape, (batch, prompt, new) = PUBLISHED[size], DECODE
-    rates: dict[str, dict[str, list[float]]] = {}
+    rates, note = {}, None
     for name, full in (("ragged", False), ("full", True)):
-        calls = decode.measure(
-            shape, new, full=full, batch=batch, rounds=1 if full else 2, repeats=repeats, compiled=True,
-            device=DEVICE, dtype=DTYPE, prompt=prompt,
-        )  # fmt: skip
+        options = {
+            "full": full, "batch": batch, "rounds": 1 if full else 2, "repeats": repeats, "device": DEVICE,
+            "dtype": DTYPE, "prompt": prompt,
+        }  # fmt: skip
+        try:
+            calls = decode.measure(shape, new, compiled=True, **options)
+        except Exception as error:  # compilers fail in many ways, and the other two are worth having
+            note = f"{type(error).__name__}: {str(error)[:500]}"
+            calls = decode.measure(shape, new, compiled=False, **options)
         rates[name] = {way: [call.tokens / call.seconds for call in made] for way, made in calls.items()}
     copy = copy_rate(DEVICE)
     limit = batch * new / (decode_bytes(shape, batch, prompt, new, ELEMENT) / copy)
-    return {"rates": rates, "copy": copy, "limit": limit}
+    return {"rates": rates, "copy": copy, "limit": limit, "not compiled": note}
 
 
 def measure_train(size: str, repeats: int) -> Result:
@@ -154,7 +159,8 @@ def show_decode(result: Result) -> str:
         "owpo / this",
         "of the limit",
     ]
-    return table(headings, rows)
+    failed = f"\ncompiling failed: {result['not compiled']}" if result["not compiled"] else ""
+    return table(headings, rows) + failed
 
 
 def show_train(result: Result) -> str:
@@ -225,19 +231,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if not args.json:
         print(f"{machine()}; {device}; {DTYPE}", flush=True)
-    results: dict[str, dict[str, Result]] = {}
+    failed = False
     for size in args.sizes:
         for part in args.parts:
             result = in_child(part, size, args.repeats, args.threads)
-            results.setdefault(size, {})[part] = result
-            if not args.json:
-                shown = f"failed: {result['failed']}" if "failed" in result else PARTS[part][1](result)
-                print(f"\n{size}, {part}\n{shown}", flush=True)
-    if args.json:
-        print(
-            json.dumps({"machine": machine(), "device": device, "arguments": vars(args), "results": results})
-        )
-    if any("failed" in result for parts in results.values() for result in parts.values()):
+            failed |= "failed" in result
+            if args.json:
+                line = {"machine": machine(), "device": device, "size": size, "part": part, "result": result}
+                print(json.dumps(line), flush=True)
+                continue
+            shown = f"failed: {result['failed']}" if "failed" in result else PARTS[part][1](result)
+            print(f"\n{size}, {part}\n{shown}", flush=True)
+    if failed:
         sys.exit(1)
 
 

@@ -228,3 +228,17 @@ def test_micro_batches_shrink_until_an_update_fits(monkeypatch):
     monkeypatch.setattr(gpu, "updater", updater)
     budget, seconds = gpu.timed_updates(PUBLISHED["toy"], None, 8, 2)
     assert (tried, budget, len(seconds)) == ([16384, 8192, 4096], 4096, 2)
+
+
+def test_a_compiler_that_fails_costs_its_own_row_alone(monkeypatch):
+    monkeypatch.setattr(ceilings, "TRY_S", 0.0)
+
+    def measure(_shape, _new, *, compiled, **_options):
+        if compiled:
+            raise RuntimeError("no compiler here")
+        return {way: [decode.Call(100, 2.0, 1.0)] for way in ("owpo", "generate")}
+
+    monkeypatch.setattr(gpu.decode, "measure", measure)
+    result = gpu.measure_decode("toy", 1)
+    assert result["rates"]["ragged"] == {"owpo": [50.0], "generate": [50.0]}
+    assert "compiling failed: RuntimeError: no compiler here" in gpu.show_decode(result)
