@@ -2,7 +2,8 @@
 # make test    the tests
 # make check   lint, format, types
 # make docs    docs/recipe.md from the code
-# make bench   what docs/benchmarks.md measures by command
+# make bench   what docs/benchmarks.md measures by command, beside TRL in .venv-trl: about 25 minutes on two quiet cores
+#              (a GPU has its own: .venv/bin/python benchmarks/gpu.py)
 # make chaos   runs that are killed, starved of disk and damaged 300 times, in about 15 minutes (docs/reliability.md)
 # make test-vllm  the tests that need vLLM, its CPU build, in an environment of their own: .venv-vllm (docs/vllm.md)
 # `make setup` makes .venv; every other target stands on it.
@@ -60,9 +61,12 @@ bench: $(READY)
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/interval_coverage.py
 	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/decode.py --compiled
+	$(BIN)/python benchmarks/ceilings.py
 
 chaos: $(READY)
 	$(BIN)/python -m chaos
 
 clean:
-	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) .venv-trl .pytest_cache .mypy_cache .ruff_cache

@@ -284,3 +284,23 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(recipe_data):
     )
     assert again == one
     assert other.metrics() != one
+
+
+def test_the_seconds_of_a_step_are_split(recipe_data, tmp_path):
+    """The verifier's are not the sampler's; the processor's do not count its sleep."""
+    grader = tmp_path / "slow.py"
+    grader.write_text("import time\n\ndef grade(response, answer):\n    time.sleep(0.02)\n    return True\n")
+    recipe_data["verifier"] = {"kind": "function", "path": f"{grader}:grade", "workers": 1}
+    finished = run(
+        recipe_data,
+        ratchet={"protocol": "fixed", "reference": "base", "steps": 1},
+        rollout={"prompts": 2, "group_size": 8, "dynamic_sampling": False},
+        evaluation={"every": 10, "samples": 1, "report_samples": 1},
+    )
+    (timing,) = read(finished, "timing")
+    phases = ("sampling", "verifying", "reference", "updating")
+    assert timing["verifying"] > 16 * 0.02 > timing["verifying_cpu"]
+    assert sum(timing[name] for name in phases) <= timing["seconds"]
+    assert sum(timing[f"{name}_cpu"] for name in phases) <= timing["cpu_seconds"]
+    (metrics,) = finished.metrics()
+    assert timing["tokens_per_second"] == pytest.approx(metrics["sampled_tokens"] / timing["seconds"])

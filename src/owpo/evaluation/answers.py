@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from owpo.clock import PhaseClock
 from owpo.engines.engine import Sampler
 from owpo.errors import RunFailed
 from owpo.evaluation.guard import Judged
@@ -92,10 +93,11 @@ def answer_problems(
     verifier: Verifier,
     sampling: Sampling,
     *,
+    clock: PhaseClock | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Groups:
     """G verified responses to each problem."""
-    batches = answer_batches(sampler, problems, verifier, sampling, on_batch=on_batch)
+    batches = answer_batches(sampler, problems, verifier, sampling, clock=clock, on_batch=on_batch)
     return _groups(problems, list(batches), sampler.policy.pad_id)
 
 
@@ -107,12 +109,14 @@ def answer_batches(
     *,
     skip: int = 0,
     pool_batches: int | None = None,
+    clock: PhaseClock | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Answers]:
     """The same, `sampling.batch_size` rows at a time, from batch `skip` on. One is verified while the next is sampled.
 
     Args:
         pool_batches: see `policy.sampler.sample_batches`.
+        clock: what is spent on handing responses to the verifier and on waiting for it is booked as `verifying`.
         on_batch: called with the number of rows sampled: after every batch, and now and then while their verdicts
             are waited for. It may raise to end the work.
     """
@@ -121,19 +125,25 @@ def answer_batches(
     answers = [problem.answer for problem in problems for _ in range(sampling.group_size)]
     stop = StopStrings(sampling.stop)
     row = skip * sampling.batch_size
+    clock = clock or PhaseClock()
     waiting = None
     for responses in sampler.batches(prompts, skip=skip, pool_batches=pool_batches, **asdict(sampling)):
         texts = [stop.before(text) for text in policy.decode_all(responses)]
-        pending = verifier.submit(texts, answers[row : row + len(texts)])
+        with clock("verifying"):
+            pending = verifier.submit(texts, answers[row : row + len(texts)])
         row += len(texts)
         report = partial(on_batch, row) if on_batch is not None else None
         if report is not None:
             report()
         if waiting is not None:
-            yield _judged(*waiting, report)
+            with clock("verifying"):
+                judged = _judged(*waiting, report)
+            yield judged
         waiting = responses, texts, pending
     if waiting is not None:
-        yield _judged(*waiting, report)
+        with clock("verifying"):
+            judged = _judged(*waiting, report)
+        yield judged
 
 
 def _judged(

@@ -1,14 +1,13 @@
-"""What a step leaves behind: its numbers, a sample of its responses, its seconds."""
+"""What a step leaves behind: its numbers, its seconds, a sample of its responses."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
+from owpo.clock import PhaseClock
 from owpo.evaluation.answers import Groups
 from owpo.training.update import TrainingRows, UpdateResult
 
@@ -58,18 +57,13 @@ def some_rollouts(
         }
 
 
-class PhaseClock:
-    """Wall-clock seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-    def total(self) -> float:
-        return time.perf_counter() - self._start
+def timing_of(clock: PhaseClock, sampled_tokens: int) -> dict[str, float]:
+    """A step's seconds: by phase on the wall, the same of the processor (`_cpu`), and of the whole step up to now."""
+    seconds, cpu_seconds = clock.total()
+    return {
+        **clock.seconds,
+        **{f"{phase}_cpu": spent for phase, spent in clock.cpu_seconds.items()},
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "tokens_per_second": sampled_tokens / seconds,
+    }

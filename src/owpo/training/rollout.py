@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from owpo.clock import PhaseClock
 from owpo.config import RolloutConfig, VerifierConfig
 from owpo.core.advantage import overlong_penalty, zero_variance
 from owpo.engines.engine import Sampler
@@ -74,6 +75,7 @@ def collect_rollout(
     stop: tuple[str, ...],
     dynamic_sampling: bool,
     seed: int,
+    clock: PhaseClock,
     on_batch: Callable[[int], None] | None = None,
 ) -> Rollout:
     """`settings.prompts` groups; with dynamic sampling only groups that hold right and wrong answers (DAPO).
@@ -84,6 +86,7 @@ def collect_rollout(
 
     Args:
         noise: how often training is told another verdict than the verifier's.
+        clock: is told what goes into verifying.
     """
     kept: list[Groups] = []
     kept_rewarded: list[Tensor] = []
@@ -106,6 +109,7 @@ def collect_rollout(
                 batch_size=settings.batch_size,
                 stop=stop,
             ),
+            clock=clock,
             on_batch=on_batch,
         )
         rewarded_PG = rewarded(groups.correct_PG, noise, derive_seed(seed, "noise", round_))

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from owpo.clock import PhaseClock
 from owpo.core.advantage import estimate_advantage
 from owpo.core.deviation import active_count, top_active
 from owpo.core.registry import Objective
@@ -28,7 +29,7 @@ from owpo.evaluation.guard import check_failures, check_readable, examples
 from owpo.seeds import derive_seed
 from owpo.training.alarms import ends_stage, raised
 from owpo.training.noise import is_noisy, noise_warning
-from owpo.training.record import PhaseClock, merge_updates, some_rollouts
+from owpo.training.record import merge_updates, some_rollouts, timing_of
 from owpo.training.reference import Reference, measure_move
 from owpo.training.rollout import Rollout, collect_rollout, shaped_reward
 from owpo.training.session import Session
@@ -95,6 +96,7 @@ def train_step(session: Session, task: Task) -> dict[str, Any]:
             stop=config.stop,
             dynamic_sampling=wants_mixed_groups,
             seed=derive_seed(config.seed, "rollout", *place),
+            clock=clock,
             on_batch=session.watching(advance),
         )
     _check_verdicts(session, rollout)
@@ -326,7 +328,7 @@ def _log_step(
         **merge_updates(results),
         "learning_rate": session.optimizer.param_groups[0]["lr"],
     }
-    timing = {**place, **clock.seconds, "tokens_per_second": rollout.stats["sampled_tokens"] / clock.total()}
+    timing = {**place, **timing_of(clock, metrics["sampled_tokens"])}
     logs["metrics"].append(metrics)
     logs["timing"].append(timing)
     if rollout.groups is not None and rows is not None:
