@@ -45,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/interval_coverage.py
 	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/estimates.py
 
 chaos: $(READY)
 	$(BIN)/python -m chaos

@@ -90,7 +90,10 @@ def train(
     stop = StopSignal()
     with stop.listen(), _disk_trouble_is_told(path), _verifier(config) as verifier:
         problems = _problems(config, verifier)
-        _check_memory(config, problems, display)
+        # The tokenizer is not there yet: four characters a token ask for little rather than much.
+        longest = max(len(problem.prompt) for problem in problems.train)
+        if (warning := check_memory(config, prompt_tokens=max(longest // 4, 1))) is not None:
+            display.warn(warning)
         _create(path, config, problems, display, stop)
         return _go_on(path, config, problems, verifier, display, stop)
 
@@ -200,20 +203,6 @@ def same_recipe(config: RunConfig, folder: Path) -> None:
 
 def _with_threads(config: RunConfig, threads: int | None) -> RunConfig:
     return config.model_copy(update={"run": config.run.model_copy(update={"threads": threads})})
-
-
-def _check_memory(config: RunConfig, problems: ProblemSets, display: Display) -> None:
-    """Before anything large is read: what cannot fit is refused, or warned of where the recipe says so.
-
-    The tokenizer is not there yet; English has about four characters a token, so this asks for little rather than much.
-    """
-    longest = max(len(problem.prompt) for problem in problems.train)
-    sentence = check_memory(config, prompt_tokens=max(longest // 4, 1))
-    if sentence is None:
-        return
-    if config.run.memory_check == "refuse":
-        raise InputError(f"{sentence}. To start it all the same, set run.memory_check to 'warn'")
-    display.warn(sentence)
 
 
 def _create(path: Path, config: RunConfig, problems: ProblemSets, display: Display, stop: StopSignal) -> None:

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from policy_builders import tiny_config
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from owpo.core.registry import objective
 from owpo.estimate import fit, memory
@@ -43,16 +42,19 @@ def a_recipe(recipe_data, length, **training):
     return data
 
 
-def a_policy(kind, layers, dtype="float32", **changes):
+def a_config(kind, layers, **changes):
     settings = {
-        "num_hidden_layers": layers,
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "head_dim": 16,
-    } | changes
-    config = tiny_config(kind, 300, max_position_embeddings=1024, **settings)
+        "vocab_size": 300, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": layers,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024,
+        "initializer_range": 0.3, "eos_token_id": None, "bos_token_id": None,
+    }  # fmt: skip
+    return AutoConfig.for_model(kind, **(settings | changes))
+
+
+def a_policy(kind, layers, dtype="float32"):
     torch.manual_seed(0)
-    policy = Policy(AutoModelForCausalLM.from_config(config).eval(), None, getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_config(a_config(kind, layers)).eval()
+    policy = Policy(model, None, getattr(torch, dtype))
     assert policy.takes_layouts
     return policy
 
@@ -201,7 +203,7 @@ def test_the_quick_bound_is_above_every_estimate(recipe_data):
 
 def test_parameters_are_counted_exactly_and_tied_ones_once():
     for tied in (False, True):
-        config = tiny_config("qwen2", 300, tie_word_embeddings=tied)
+        config = a_config("qwen2", 2, tie_word_embeddings=tied)
         real = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
         assert shape_of(config).parameters == real
 

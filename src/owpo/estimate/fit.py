@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from owpo.config import RunConfig
+from owpo.errors import InputError
 from owpo.estimate.memory import (
     MemoryEstimate,
     Models,
@@ -84,10 +85,15 @@ def process_bytes() -> int:
 
 
 def check_memory(config: RunConfig, *, prompt_tokens: int | None) -> str | None:
-    """Before a run: what `refusal` says, or None where it fits, cannot be known, or is far below the bound.
+    """Before a run: `refusal`, where it cannot fit and the recipe asks for no more than a warning.
+
+    None: it fits, is far below what there is (then nothing is traced), or its memory cannot be known.
 
     Args:
         prompt_tokens: of the longest prompt; None: assumed.
+
+    Raises:
+        InputError: it cannot fit.
     """
     try:
         models = models_of(config)
@@ -96,9 +102,12 @@ def check_memory(config: RunConfig, *, prompt_tokens: int | None) -> str | None:
         if room.free is None or surely_below(config, models, tokens, int(_SURE_SHARE * room.free)):
             return None
         estimate = estimate_memory(config, models, prompt_tokens=tokens)
-        return refusal(config, models, estimate, room)
+        sentence = refusal(config, models, estimate, room)
     except NoEstimate:
         return None
+    if sentence is not None and config.run.memory_check == "refuse":
+        raise InputError(f"{sentence}. To start it all the same, set run.memory_check to 'warn'")
+    return sentence
 
 
 def refusal(config: RunConfig, models: Models, estimate: MemoryEstimate, room: Room) -> str | None:

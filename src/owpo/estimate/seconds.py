@@ -199,6 +199,8 @@ def _decoding_seconds(policy: Policy, config: RunConfig, prompt_tokens: int, res
     prompts = KeyValues(num_prompt_slots(num_rows, group), prompt_tokens) if shares else None
     length_P = row_R.new_full((-(-num_rows // group),), prompt_tokens)
     num_steps = 4
+    tokens_RT, length_R = torch.zeros(num_rows, 1, dtype=torch.int64, device=device), torch.zeros_like(row_R)
+    logp_RT = tokens_RT.float()
 
     def decode() -> None:
         # The converted weights are kept from token to token, as in the sampler.
@@ -210,7 +212,10 @@ def _decoding_seconds(policy: Policy, config: RunConfig, prompt_tokens: int, res
                 )  # fmt: skip
                 hidden_RH = hidden_states(policy.model, token_R, prompt_tokens + half + 0 * row_R, layout)
                 logits_RV = policy.head.logits(hidden_RH)
-                choose(logits_RV, rollout.temperature, 1.0, uniform(0, row_R, kept_R))
+                token, logp = choose(logits_RV, rollout.temperature, 1.0, uniform(0, row_R, kept_R))
+                tokens_RT[row_R, length_R], logp_RT[row_R, length_R] = token, logp
+                done_R = torch.isin(token, row_R[:1]) | (length_R + 1 == 0)
+                torch.stack([done_R.sum(), done_R.sum()]).tolist()
 
     return _seconds(decode, device) / num_steps
 
