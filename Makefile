@@ -61,6 +61,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/interval_coverage.py
 	$(BIN)/python benchmarks/gate.py
+	$(BIN)/python benchmarks/estimates.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/decode.py --compiled
 	$(BIN)/python benchmarks/ceilings.py

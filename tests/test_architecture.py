@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "problem_sets": {"config", "errors", "policy", "problems", "verify"},
     "evaluation_sets": {"config", "core", "errors", "problem_sets", "problems", "verify"},
     "recipe_page": {"config"},
+    "estimate": {"bases", "config", "core", "errors", "policy"},
     "runs": {"config", "disk", "errors", "policy", "recipes"},
     "training": {
         "clock",

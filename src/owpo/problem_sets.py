@@ -32,6 +32,10 @@ class ProblemSets:
     def named(self) -> dict[Split, list[Problem]]:
         return {"train": self.train, "selection": self.selection, "report": self.report}
 
+    def longest_text(self) -> int:
+        """Characters of the longest training problem."""
+        return max(len(problem.prompt) for problem in self.train)
+
     def digests(self) -> dict[str, str]:
         return {name: digest(problems) for name, problems in self.named().items()}
 

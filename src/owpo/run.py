@@ -22,6 +22,7 @@ from owpo.disk.settings import differences
 from owpo.disk.trouble import disk_trouble
 from owpo.engines.vllm_engine import check_installed, installed_version
 from owpo.errors import InputError, RunFailed, input_errors
+from owpo.estimate.fit import check_memory
 from owpo.policy.load import check_same_vocabulary, load_policy
 from owpo.policy.lora import add_adapter, require_peft, target_names
 from owpo.policy.model import Policy
@@ -92,6 +93,9 @@ def train(
     stop = StopSignal()
     with stop.listen(), _disk_trouble_is_told(path), _verifier(config) as verifier:
         problems = _problems(config, verifier)
+        # The tokenizer is not there yet: four characters a token ask for little rather than much.
+        if (warning := check_memory(config, prompt_tokens=problems.longest_text() // 4 + 1)) is not None:
+            display.warn(warning)
         _create(path, config, problems, display, stop)
         return _go_on(path, config, problems, verifier, display, stop)
 

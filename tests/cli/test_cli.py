@@ -11,6 +11,7 @@ from conftest import as_toml
 
 from owpo.cli import main
 from owpo.core.registry import entries
+from owpo.estimate.fit import Room
 
 
 @pytest.fixture
@@ -45,12 +46,46 @@ def test_objectives_are_listed_with_what_they_need(capsys):
     assert all(name[:8] in table for name in rows)
 
 
+def test_check_prints_what_a_run_takes(recipe, capsys):
+    words = ["check", str(recipe), "--prompt-tokens", "2", "--response-tokens", "3", "--time"]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["estimate"]
+    memory, (seconds,) = told["memory"], told["seconds"]
+    update = memory["phases"]["update"]
+    assert update["policy"] == update["reference"] == 4 * memory["parameters"]
+    assert update["optimiser"] == 8 * memory["parameters"]
+    assert memory["peak_bytes"] == max(phase["total"] for phase in memory["phases"].values())
+    assert update["total"] == sum(size for name, size in update.items() if name != "total")
+    assert seconds["response_tokens"] == 3
+    assert seconds["total"] == seconds["sampling"] + seconds["scoring"] + seconds["update"] > 0
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"optimiser +\d+ KiB", printed)
+    assert "where responses have 3 tokens" in printed
+
+
+def test_check_refuses_what_cannot_fit_and_a_length_that_cannot_be(recipe, capsys, monkeypatch):
+    assert "between 1 and rollout.max_new_tokens = 4" in refused(
+        ["check", recipe, "--response-tokens", "5"], capsys
+    )
+    assert "--prompt-tokens must be at least 1" in refused(["check", recipe, "--prompt-tokens", "0"], capsys)
+    monkeypatch.setattr("owpo.cli.estimate.room_on", lambda device: Room(100_000, "free here"))
+    assert "Nothing but a smaller model" in refused(["check", recipe, "--run.memory_check", "warn"], capsys)
+
+
+def test_check_says_why_there_is_no_estimate(recipe, capsys):
+    assert main(["check", str(recipe), "--model.path", "./nowhere"]) == 0
+    assert (
+        "no estimate of memory and time, because there is no nowhere/config.json" in capsys.readouterr().out
+    )
+
+
 def test_check_prints_the_stages_and_loads_nothing(recipe, capsys):
     words = [
         "--ratchet",
         '{protocol = "leapfrog", stages = 3, steps = 5, first_steps = 2}',
         "--model.path",
-        "nowhere",
+        "./nowhere",
     ]
     assert main(["check", str(recipe), *words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

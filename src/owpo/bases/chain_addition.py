@@ -185,7 +185,7 @@ def _train(
     rng = random.Random(recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = _build_model(recipe, len(tokenizer))
+        model = _FAMILIES[recipe.family][1](base_config(recipe, len(tokenizer)))
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, recipe.steps))
@@ -206,12 +206,12 @@ def _train(
     return model.eval(), sum(last) / len(last)
 
 
-def _build_model(recipe: BaseRecipe, vocabulary_size: int) -> Any:
-    config_class, model_class = _FAMILIES[recipe.family]
+def base_config(recipe: BaseRecipe, vocabulary_size: int) -> LlamaConfig | Qwen3Config:
+    """The configuration of the base that a recipe makes, by which its size is known before it is there."""
     _, longest = check_setting(recipe.terms, recipe.digits)
     # A prompt, and as many totals, each with a comma and up to len(str(longest)) digits more than a term.
     num_positions = longest * (2 * recipe.digits + 2 + len(str(longest)))
-    config = config_class(
+    return _FAMILIES[recipe.family][0](
         vocab_size=vocabulary_size,
         hidden_size=recipe.width,
         intermediate_size=4 * recipe.width,
@@ -226,7 +226,6 @@ def _build_model(recipe: BaseRecipe, vocabulary_size: int) -> Any:
         bos_token_id=None,
         eos_token_id=1,
     )
-    return model_class(config)
 
 
 def _lr_factor(step: int, num_steps: int) -> float:

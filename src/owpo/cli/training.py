@@ -14,6 +14,7 @@ from rich.table import Table
 
 from owpo.cli.common import Commands, open_display
 from owpo.core.registry import entries
+from owpo.errors import InputError
 
 if TYPE_CHECKING:
     from owpo.run import Run
@@ -51,13 +52,31 @@ def add_commands(commands: Commands) -> None:
 
     check = commands.add_parser(
         "check",
-        help="validate a recipe and print its stages, without loading a model",
-        description="Validate a recipe; print who learns, from which weights, against which reference, how long.",
+        help="validate a recipe; print its stages, and the memory and time it will take, without loading a model",
+        description="Validate a recipe; print who learns, from which weights, against which reference, how long, and "
+        "what memory that is expected to take. A run that cannot fit is refused, with the entry that makes it fit.",
         allow_abbrev=False,
     )
     check.add_argument("recipe", help="a TOML file; overrides as in owpo train")
     check.add_argument(
-        "--json", action="store_true", help="print the resolved configuration and stages as JSON"
+        "--json", action="store_true", help="print the resolved configuration, stages and estimates as JSON"
+    )
+    check.add_argument(
+        "--time",
+        action="store_true",
+        help="also the seconds a step, by timing the run's passes here on one layer and two of new weights",
+    )
+    check.add_argument(
+        "--prompt-tokens",
+        type=int,
+        metavar="N",
+        help="the longest prompt; else problems.max_prompt_tokens, else 256",
+    )
+    check.add_argument(
+        "--response-tokens",
+        type=int,
+        metavar="N",
+        help="with --time: the responses' mean length; else rollout.max_new_tokens and half of it",
     )
     check.set_defaults(run=_check)
 
@@ -97,25 +116,39 @@ def _print_rows(arguments: argparse.Namespace, run: Run) -> None:
 
 
 def _check(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from owpo.cli.estimate import estimates_of, show_estimates
     from owpo.ratchet.plan import plan_stages
     from owpo.recipes import load_recipe
 
     config = load_recipe(arguments.recipe, overrides)
     stages = plan_stages(config.ratchet, config.objective)
+    if not arguments.json:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in ("stage", "learner", "from", "by", "against", "steps"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("the reference")
+        for stage in stages:
+            cells = stage.to_json()
+            keys = ("number", "lineage", "start", "objective", "reference", "steps", "reason")
+            table.add_row(*(str(cells[key]) for key in keys))
+        print(
+            f"{arguments.recipe} is valid: protocol {config.ratchet.protocol}, run folder {config.run.folder}"
+        )
+        Console().print(table)
+    estimates = estimates_of(
+        config,
+        prompt_tokens=arguments.prompt_tokens,
+        response_tokens=arguments.response_tokens,
+        with_time=arguments.time,
+    )
     if arguments.json:
         plan = [stage.to_json() for stage in stages]
-        print(json.dumps({"config": config.model_dump(mode="json"), "stages": plan}, indent=2))
-        return
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("stage", "learner", "from", "by", "against", "steps"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("the reference")
-    for stage in stages:
-        cells = stage.to_json()
-        keys = ("number", "lineage", "start", "objective", "reference", "steps", "reason")
-        table.add_row(*(str(cells[key]) for key in keys))
-    print(f"{arguments.recipe} is valid: protocol {config.ratchet.protocol}, run folder {config.run.folder}")
-    Console().print(table)
+        told = {"config": config.model_dump(mode="json"), "stages": plan, "estimate": estimates.to_json()}
+        print(json.dumps(told, indent=2))
+    else:
+        show_estimates(estimates)
+    if estimates.refusal is not None:
+        raise InputError(estimates.refusal)
 
 
 def _objectives(arguments: argparse.Namespace, _rest: list[str]) -> None:

@@ -194,6 +194,8 @@ class RunSection(Section):
     """Where the models live; "cuda" is one device."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the model computes in. Weights are float32 in any case: updates of 1e-6 vanish in bfloat16 ones."""
+    memory_check: Literal["refuse", "warn"] = "refuse"
+    """What `owpo train` does where the run is expected to take more memory than is free (docs/memory.md)."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads; None: all cores. Written to the run folder, since results depend on it bit by bit."""
 

@@ -58,6 +58,37 @@ class KeyValues:
                 states[target, :, :length] = states[source, :, :length]
 
 
+def cache_bytes(
+    num_slots: int,
+    rows_per_prompt: int,
+    prompt_tokens: int,
+    response_tokens: int,
+    *,
+    layers: int,
+    token_bytes: int,
+) -> int:
+    """What a `Decoder`'s buffers grow to where responses reach their full length.
+
+    Args:
+        rows_per_prompt: that come in with it.
+        token_bytes: of one token's key and value in one layer.
+    """
+    shares = shares_prompts(rows_per_prompt, prompt_tokens)
+    own = num_slots * (response_tokens + (0 if shares else prompt_tokens))
+    prompts = num_prompt_slots(num_slots, rows_per_prompt) * prompt_tokens if shares else 0
+    return layers * (own + prompts) * token_bytes
+
+
+def shares_prompts(rows_per_prompt: int, longest_prompt: int) -> bool:
+    """Whether a prompt's keys and values are kept once for its rows."""
+    return rows_per_prompt > 1 and longest_prompt >= _SHARED_FROM
+
+
+def num_prompt_slots(num_slots: int, rows_per_prompt: int) -> int:
+    """Rows of a prompt end at different times, and its keys and values stay until the last one has."""
+    return -(-2 * num_slots // rows_per_prompt)
+
+
 class Decoder:
     """Decodes rows by layouts of our own (`Policy.takes_layouts`). Everything in it is by slot.
 
@@ -71,9 +102,8 @@ class Decoder:
     ) -> None:
         self.policy = policy
         self.num_slots = num_slots
-        self._shares = rows_per_prompt > 1 and longest_prompt >= _SHARED_FROM
-        # Rows of a prompt end at different times, and its keys and values stay until the last one has.
-        self._num_prompt_slots = -(-2 * num_slots // rows_per_prompt) if self._shares else num_slots
+        self._shares = shares_prompts(rows_per_prompt, longest_prompt)
+        self._num_prompt_slots = num_prompt_slots(num_slots, rows_per_prompt) if self._shares else num_slots
         self._own = KeyValues(num_slots, max_new_tokens + (0 if self._shares else longest_prompt))
         self._prompts = KeyValues(self._num_prompt_slots, longest_prompt)
         self._position_R = torch.zeros(0, dtype=torch.int64, device=policy.device)
@@ -126,7 +156,7 @@ class Decoder:
     def step(self, token_R: Tensor) -> Tensor:
         """Take one more token of every row; what predicts the next, [R, H]."""
         self._own.reserve(self._most_kept + 1)
-        layout = _Step(
+        layout = Step(
             own=self._own,
             prompts=self._prompts if self._shares else None,
             kept_R=self._kept_R,
@@ -195,7 +225,7 @@ class _Prefill:
         return self._packed.attend(layer, query_NhD, key_NkD, value_NkD, scale)
 
 
-class _Step:
+class Step:
     """The layout of one token of every row: it sees its prompt, its row's tokens so far, and itself."""
 
     def __init__(

@@ -79,6 +79,11 @@ class LogitHead:
         )  # fmt: skip
 
 
+def chunk_size(vocab_size: int) -> int:
+    """Tokens whose float32 logits take 128 MiB: few enough for memory, enough for a matrix product to be efficient."""
+    return min(max((1 << 25) // vocab_size, 128), 4096)
+
+
 def selected_logprobs(
     hidden_NH: Tensor,
     weight_VH: Tensor,

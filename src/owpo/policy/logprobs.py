@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from owpo.policy.attention import hidden_states
+from owpo.policy.head import chunk_size
 from owpo.policy.model import Policy
 from owpo.policy.packing import pack
 from owpo.policy.responses import Responses, distinct
@@ -27,13 +28,13 @@ def response_logprobs(
     temperature: float,
     *,
     with_entropy: bool = False,
-    chunk_tokens: int = 1024,
+    chunk_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of every response token at the sampling temperature, [B, T], and the entropies or None.
 
     float32 (float64 for a float64 model), zeros at padding; the entropy, in nats, carries no gradient. All
     rows go through the decoder at once: split them with `micro_batches`. The logits of `chunk_tokens` tokens
-    exist at a time.
+    exist at a time; None: those of `head.chunk_size`.
 
     Rows whose prompt is the same list object share its forward and backward pass (`owpo.policy.packing`).
 
@@ -54,7 +55,7 @@ def response_logprobs(
             hidden_NH = padded_hidden_states(policy.model, responses, policy.pad_id)
     logp_N, entropy_N = policy.head.selected_logprobs(
         hidden_NH, responses.tokens[responses.mask], temperature,
-        with_entropy=with_entropy, chunk_tokens=chunk_tokens,
+        with_entropy=with_entropy, chunk_tokens=chunk_tokens or chunk_size(policy.vocab_size),
     )  # fmt: skip
     entropy_BT = None if entropy_N is None else _scattered(entropy_N, responses.mask)
     return _scattered(logp_N, responses.mask), entropy_BT

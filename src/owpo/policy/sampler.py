@@ -28,7 +28,7 @@ from owpo.policy.stopping import StopStrings
 _STOP_EVERY = 16
 # New prompts come in when there is room for this share of the slots: a few prompts cost nearly as many calls as many.
 _REFILL_SHARE = 1 / 8
-_PREFILL_TOKENS = 16384  # of prompts computed in one pass
+PREFILL_TOKENS = 16384  # of prompts computed in one pass
 
 
 def sample_batches(
@@ -181,7 +181,7 @@ class _Pool:
         for prompt, size in self.waiting:
             num_tokens = sum(map(len, prompts)) + len(prompt)
             if not self.decoder.has_room(sum(sizes) + size, len(sizes) + 1) or (
-                prompts and num_tokens > _PREFILL_TOKENS
+                prompts and num_tokens > PREFILL_TOKENS
             ):
                 break
             prompts.append(prompt)
