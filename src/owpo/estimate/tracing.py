@@ -42,7 +42,7 @@ class PassBytes:
     peak: int
 
     def line_to(self, longer: PassBytes, layers: int) -> PassBytes:
-        """The straight line through two layers (self) and three, at `layers`; falling with them is no line of ours."""
+        """The straight line through two layers (self) and three, at `layers`."""
         by_layers = (
             round(here + (there - here) * (layers - 2))
             for here, there in ((self.kept, longer.kept), (self.peak, longer.peak))
