@@ -268,6 +268,12 @@ def test_a_training_that_cannot_fit_is_refused_before_anything_is_written(recipe
     assert "expected to take" in warned[0]
 
 
+def test_of_an_adapter_nothing_is_told(recipe_data):
+    recipe_data["model"]["lora"] = {}
+    with pytest.raises(NoEstimate, match=r"model\.lora"):
+        models_of(build_config(recipe_data, "test"))
+
+
 def test_where_nothing_is_known_nothing_is_refused(recipe_data, monkeypatch):
     monkeypatch.setattr(fit, "room_on", lambda device: Room(1, "free here"))
     recipe_data["model"]["path"] = "./nowhere"

@@ -63,8 +63,12 @@ class Models:
 def models_of(config: RunConfig) -> Models:
     """
     Raises:
-        NoEstimate: a model's configuration cannot be had, or says nothing that is known here.
+        NoEstimate: a model's configuration cannot be had or says nothing that is known here, or an adapter is trained.
     """
+    if config.model.lora is not None:
+        raise NoEstimate(
+            "what an adapter takes (model.lora) is not known; it is far below what whole weights do"
+        )
     own = model_config(config.model)
     policy = shape_of(own)
     reference = policy if config.objective.build().needs.reference else None

@@ -179,7 +179,7 @@ def _prompt_seconds(policy: Policy, prompt_tokens: int) -> float:
     packed = pack_prompts([[1] * prompt_tokens for _ in range(count)], policy.device)
 
     def prefill() -> None:
-        with torch.inference_mode(), policy.autocast():
+        with torch.no_grad(), policy.autocast():
             hidden_states(policy.model, packed.tokens_N, packed.position_N, packed)
 
     return _seconds(prefill, policy.device) / (count * prompt_tokens)
@@ -204,7 +204,7 @@ def _decoding_seconds(policy: Policy, config: RunConfig, prompt_tokens: int, res
 
     def decode() -> None:
         # The converted weights are kept from token to token, as in the sampler.
-        with torch.inference_mode(), policy.autocast():
+        with torch.no_grad(), policy.autocast():
             for _ in range(num_steps):
                 layout = Step(
                     own=own, prompts=prompts, kept_R=kept_R, most_kept=kept, is_level=False,

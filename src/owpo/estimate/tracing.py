@@ -42,7 +42,7 @@ class PassBytes:
     peak: int
 
     def line_to(self, longer: PassBytes, layers: int) -> PassBytes:
-        """The straight line through two layers (self) and three, at `layers`; falling with them is no line of ours."""
+        """The straight line through two layers (self) and three, at `layers`."""
         by_layers = (
             round(here + (there - here) * (layers - 2))
             for here, there in ((self.kept, longer.kept), (self.peak, longer.peak))
@@ -237,7 +237,7 @@ def _trace_decoding(
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         for layer in range(config.num_hidden_layers):  # made before, and counted by `cache_bytes`
             own.of(layer, torch.zeros(1, kv_heads, width, dtype=policy.compute_dtype), context)
-    with mode, LiveBytes() as live, torch.inference_mode(), policy.autocast():
+    with mode, LiveBytes() as live, torch.no_grad(), policy.autocast():
         hidden_states(policy.model, packed.tokens_N, packed.position_N, packed)
         kept = live.now
         if is_prefill:

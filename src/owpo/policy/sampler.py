@@ -129,8 +129,6 @@ class _Settings:
 class _Pool:
     """Rows 0 to n - 1, decoded in their order as slots become free, and given out in it.
 
-    Its tensors by row are made outside inference mode, so that autograd accepts them later.
-
     Args:
         prompts: of every row; rows of one group have the same object.
         first_row: the place of row 0 among all rows, by which random numbers go.
@@ -165,7 +163,8 @@ class _Pool:
     def next_batch(self) -> Responses:
         """The next rows, at most batch_size; decodes until they are done."""
         start, end = self.num_given, min(self.num_given + self.settings.batch_size, len(self.prompts))
-        with torch.inference_mode(), self.policy.autocast(), eagerly(self.policy.model):
+        # Not in inference mode, in which autocast would convert every weight anew for every token.
+        with torch.no_grad(), self.policy.autocast(), eagerly(self.policy.model):
             while not self.is_done_n[start:end].all():
                 self._refill()
                 self._step()
