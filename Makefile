@@ -64,7 +64,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/estimates.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/decode.py --compiled
-	$(BIN)/python benchmarks/ceilings.py
+	$(BIN)/python benchmarks/ceilings.py --compiled --profile
 
 chaos: $(READY)
 	$(BIN)/python -m chaos

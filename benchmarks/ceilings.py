@@ -1,6 +1,7 @@
 """How close training and decoding come to what the machine can do, and how their cost grows.
 
-    python benchmarks/ceilings.py [--widths 128 512] [--repeats 3] [--threads 1] [--quick] [--json]
+    python benchmarks/ceilings.py [--widths 128 512] [--repeats 3] [--threads 1] [--quick]
+                                   [--compiled] [--profile] [--json]
 
 Ceilings, each the best of many tries: the rate of matrix products in float32 and bfloat16, of a square of 2,048, of
 [4096, H] x [H, 4H], which is what a training pass multiplies, and of [128, H] x [H, 4H], which is what decoding 128
@@ -10,6 +11,9 @@ Training pass: one `optimiser_update` (forward, backward, clipping, AdamW) on 8 
 64 tokens to prompts of 16 tokens, V = 100. Its operations by the formula of work.py, over seconds, as a share of the
 ceiling at its own shape. Decoding: 128 responses of exactly 64 tokens; operations over seconds as a share of the
 ceiling at its own shape, and bytes (work.py) over seconds as a share of the copy's.
+
+--compiled adds the training pass with compiled layers (`training.compile`), float32 alone. --profile adds what the
+processor is busy with in a training pass and in decoding, float32: torch's own count of the time inside each operation.
 
 Growth: seconds of decoding and of the training pass while one size goes through powers of two and the rest stays: the
 length of responses (all full), the group's size (4 prompts of 128 tokens), the width. The slope of the logarithms by
@@ -34,6 +38,7 @@ from models import NEVER, Shape, ending_rate, random_prompts, save_model, small_
 from work import decode_bytes, forward_operations, ragged_lengths, training_rows, updater
 
 from owpo.policy import Policy, load_policy, sample_batches
+from owpo.policy.passes import compile_layers
 
 DTYPES = ("float32", "bfloat16")
 TRAINED, DECODED = 8, 16  # prompts
@@ -105,18 +110,46 @@ def decoder(policy: Policy, prompts: list[list[int]], group_size: int, new: int)
     return decode
 
 
+def works(width: int, dtype: str, device: str, *, compiled: bool = False) -> tuple[Work, Work]:
+    """The training pass and the decoding of the module's docstring."""
+    shape = small_shape(width, VOCAB, PROMPT + NEW)
+    lengths = ragged_lengths(TRAINED * GROUP, NEW, ending_rate(NEW, 0.5))
+    rows = training_rows(TRAINED, GROUP, PROMPT, lengths, VOCAB, device)
+    policy = policy_of(shape, NEVER, device, dtype)
+    if compiled:
+        compile_layers(policy.model)
+    prompts = random_prompts(DECODED, PROMPT, VOCAB)
+    return updater(policy, rows, NEW), decoder(policy_of(shape, NEVER, device, dtype), prompts, GROUP, NEW)
+
+
+def compiled_shares(width: int, repeats: int) -> dict[str, list[float]]:
+    """Rate and share of the training pass with compiled layers, float32 on the CPU."""
+    shape = small_shape(width, VOCAB, PROMPT + NEW)
+    lengths = ragged_lengths(TRAINED * GROUP, NEW, ending_rate(NEW, 0.5))
+    update, _ = works(width, "float32", "cpu", compiled=True)
+    update()
+    work = 3 * forward_operations(shape, PROMPT, lengths, GROUP)
+    ceiling = matrix_rate(4096, width, 4 * width, "float32")
+    rates = [work / seconds_of(update) for _ in range(repeats + 1)][1:]
+    return {"rate": rates, "share": [rate / ceiling for rate in rates]}
+
+
+def busy_with(work: Work, most: int = 8) -> list[tuple[str, float]]:
+    """Operations by their share of the processor's time, the largest first, and what is left."""
+    work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        work()
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    named = [(event.key, event.self_cpu_time_total / total) for event in events[:most]]
+    return [*named, ("everything else", 1 - sum(share for _, share in named))]
+
+
 def shares(width: int, dtype: str, repeats: int, copy: float, device: str = "cpu") -> dict[str, Any]:
     """How close one width in one dtype comes; rates in operations or bytes a second, a list over the repeats."""
     shape = small_shape(width, VOCAB, PROMPT + NEW)
     lengths = ragged_lengths(TRAINED * GROUP, NEW, ending_rate(NEW, 0.5))
-    update = updater(
-        policy_of(shape, NEVER, device, dtype),
-        training_rows(TRAINED, GROUP, PROMPT, lengths, VOCAB, device),
-        NEW,
-    )
-    decode = decoder(
-        policy_of(shape, NEVER, device, dtype), random_prompts(DECODED, PROMPT, VOCAB), GROUP, NEW
-    )
+    update, decode = works(width, dtype, device)
     trained, decoded = [], []
     for repeat in range(repeats + 1):
         took = seconds_of(update, device), seconds_of(decode, device)
@@ -219,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="fewer sizes in the growth tables")
+    parser.add_argument("--compiled", action="store_true", help="the training pass with compiled layers too")
+    parser.add_argument("--profile", action="store_true", help="what the time goes into")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     copy = copy_rate()
@@ -234,12 +269,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     if not args.json:
         print(show_shares(close), flush=True)
+    compiled = {width: compiled_shares(width, args.repeats) for width in args.widths if args.compiled}
+    if not args.json:
+        for width, result in compiled.items():
+            rate = statistics.median(result["rate"]) / 1e9
+            print(
+                f"width {width} float32 training, compiled: {rate:.1f} GFLOP/s, {spread(result['share'], '.0%')}"
+            )
     grown = growth(args.repeats, 3 if args.quick else 4)
     if args.json:
         ceilings = {"copy": copy, "square": square}
-        print(json.dumps({"machine": machine(), "ceilings": ceilings, "shares": close, "growth": grown}))
+        print(
+            json.dumps(
+                {
+                    "machine": machine(),
+                    "ceilings": ceilings,
+                    "shares": close,
+                    "compiled": compiled,
+                    "growth": grown,
+                }
+            )
+        )
         return
-    print(f"\n{show_growth(grown)}")
+    print(f"\n{show_growth(grown)}", flush=True)
+    for width in args.widths if args.profile else ():
+        for name, work in zip(("training", "decoding"), works(width, "float32", "cpu"), strict=True):
+            rows = [[operation, f"{share:.0%}"] for operation, share in busy_with(work)]
+            print(f"\n{table([f'{name}, width {width}', 'of the time'], rows)}", flush=True)
 
 
 if __name__ == "__main__":

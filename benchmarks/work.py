@@ -90,7 +90,7 @@ def updater(
     policy: Policy, rows: TrainingRows, longest: int, budget: int = 16384
 ) -> Callable[[], UpdateResult]:
     """A call of it is one update of the weights by `dapo`, which reads no reference: forward, backward, AdamW."""
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6, foreach=True)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6, fused=True)
     chosen = objective("dapo")
 
     def update() -> UpdateResult:

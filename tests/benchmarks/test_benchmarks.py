@@ -180,6 +180,13 @@ def test_the_share_of_the_ceiling_is_a_share(monkeypatch):
     assert "width 32" in ceilings.show_shares({"width 32": shares})
 
 
+def test_what_the_time_goes_into_adds_up_and_names_the_largest():
+    left, right = torch.randn(600, 600), torch.randn(600, 600)
+    busy = ceilings.busy_with(lambda: [left @ right for _ in range(20)], most=2)
+    assert busy[0][0] == "aten::mm" and busy[0][1] > 0.5
+    assert sum(share for _, share in busy) == pytest.approx(1)
+
+
 def test_processes_below_this_one_are_counted():
     if not Path("/proc").is_dir():
         pytest.skip("no /proc here")
