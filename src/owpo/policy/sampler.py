@@ -230,7 +230,8 @@ class _Pool:
 
     def _stopped(self, stop: StopStrings) -> Tensor:
         """Which rows have written a stop string since the last look, [R] bool."""
-        tokens_RT, lengths = self.tokens_nT[self.row_R].tolist(), self.length_R.tolist()
+        lengths = self.length_R.tolist()
+        tokens_RT = self.tokens_nT[self.row_R, : max(lengths)].tolist()
         rows = [
             stop.found_in_tail(self.policy.decode, tokens[:length], _STOP_EVERY)
             for tokens, length in zip(tokens_RT, lengths, strict=True)
