@@ -2,7 +2,7 @@
 
 run.lock                  the last process's number
 environment.jsonl         a line for every start that came so far; must be whole lines
-timing.jsonl              seconds; all other entries of every line count, so none is missing or there twice
+timing.jsonl              seconds; the place that every line is of counts, so none is missing or there twice
 checkpoints/ but the last one   a stop on request writes one more, so their names and the last but one may differ,
                           and with it the versions that it alone points to
 manifest.json             follows from the checkpoints, whose files are compared themselves
@@ -18,7 +18,7 @@ from typing import Any
 
 Contents = dict[str, bytes]
 
-_SECONDS = ("sampling", "reference", "updating", "tokens_per_second")
+_PLACE = ("stage", "lineage", "step")
 
 
 def contents(run: Path) -> Contents:
@@ -50,7 +50,7 @@ def contents(run: Path) -> Contents:
         elif name == "environment.jsonl":
             _records(path)
         elif name == "timing.jsonl":
-            found[name] = _text([_without(record, _SECONDS) for record in _records(path)])
+            found[name] = _text([{key: record[key] for key in _PLACE} for record in _records(path)])
         elif name == f"report/{path.parent.name}/evaluation.json":
             found[name] = _text(_without(json.loads(path.read_bytes()), ("model", "seal")))
         elif path == newest / "state.json":
