@@ -45,6 +45,7 @@ class LogitTransform:
 
 
 _IDENTITY = LogitTransform()
+_ENTROPY_PART = 16384  # of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def selected_logprobs(
 
     Both in float32, or float64 where everything is. `compute_dtype` (the weight's, unless given) is that of
     the matrix products alone; the log-softmax is never in less than float32. Peak memory above the inputs and
-    gradients is about `chunk_tokens` * V floats, twice that with the entropy or a cap.
+    gradients is about `chunk_tokens` * V floats, twice that with a cap.
 
     Raises:
         ValueError: temperature or chunk_tokens is not positive.
@@ -136,13 +137,17 @@ def _from_logits(
     top_C = logits_CV.amax(dim=1)
     shifted_CV = logits_CV.sub_(top_C.unsqueeze(1))
     chosen_C = shifted_CV.gather(1, target_C.unsqueeze(1)).squeeze(1)
-    # Without the entropy the exponential may overwrite the logits too: one buffer of C * V instead of two.
-    exp_CV = shifted_CV.exp() if with_entropy else shifted_CV.exp_()
-    sum_C = exp_CV.sum(dim=1)
+    if not with_entropy:
+        log_sum_C = shifted_CV.exp_().sum(dim=1).log()
+        return chosen_C - log_sum_C, log_sum_C + top_C, None
+    # H = log sum_v e^x - sum_v p x for any shift of x; part by part, so that no second buffer of C * V is made.
+    sum_C, dot_C = torch.zeros_like(top_C), torch.zeros_like(top_C)
+    for part_CW in shifted_CV.split(_ENTROPY_PART, dim=1):
+        exp_CW = part_CW.exp()
+        sum_C += exp_CW.sum(dim=1)
+        dot_C += torch.einsum("cw,cw->c", exp_CW, part_CW)
     log_sum_C = sum_C.log()
-    # H = log sum_v e^x - sum_v p x for any shift of x; the dot product needs no third buffer.
-    entropy_C = log_sum_C - torch.einsum("cv,cv->c", exp_CV, shifted_CV) / sum_C if with_entropy else None
-    return chosen_C - log_sum_C, log_sum_C + top_C, entropy_C
+    return chosen_C - log_sum_C, log_sum_C + top_C, log_sum_C - dot_C / sum_C
 
 
 def _product_gradient(
