@@ -13,7 +13,7 @@ from owpo.engines.vllm_engine import VLLMEngine
 from owpo.errors import InputError, RunFailed
 from owpo.evaluation.answers import Sampling, answer_problems
 from owpo.policy import Responses, load_policy, sample_batches
-from owpo.policy.weights import load_state, unique_state
+from owpo.policy.weights import load_state, policy_state, unique_state
 from owpo.problems.problem import Problem
 from owpo.verify.exact import exact_grader
 from owpo.verify.verifier import InPlaceVerifier
@@ -35,7 +35,7 @@ def running(folder):
 def engine(running):
     """The engine and the policy, which has its first weights."""
     engine, policy, weights = running
-    load_state(policy.model, weights)
+    load_state(policy_state(policy), weights)
     return engine, policy
 
 
