@@ -63,7 +63,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/estimates.py
 	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/decode.py --compiled
+	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/ceilings.py --compiled --profile
 
 chaos: $(READY)

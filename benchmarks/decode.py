@@ -1,15 +1,16 @@
 """Tokens a second of sampling: ours beside transformers' `generate`, for the same prompts, in turn.
 
-    python benchmarks/decode.py [--setting NAME ...] [--batch 128] [--rounds 2] [--repeats 3] [--compiled] [--json]
+    python benchmarks/decode.py [--setting NAME ...] [--batch 128] [--repeats 3] [--compiled] [--json]
 
 A model of random weights, as models.py makes it, answers prompts of 16 tokens, 8 responses to each, `batch` at a time,
-until there are `rounds` x `batch`. `generate` gets the prompts of one batch after the other, each prompt once for each
-of its responses, and pads finished rows until the last of the batch is done. Only useful tokens count: up to a row's
-EOS, that one included. Temperature 1, the full distribution. Every way makes one call that is not counted; then they
-go in turn, A B A B. Ratios are of neighbouring calls, ours / theirs, with the smallest and the largest; `CPU` is
-tokens for each second of the processor, which other work on the machine disturbs less.
+until there are the setting's `rounds` x `batch`. `generate` gets the prompts of one batch after the other, each prompt
+once for each of its responses, and pads finished rows until the last of the batch is done. Only useful tokens count: up
+to a row's EOS, that one included. Temperature 1, the full distribution. Every way makes one call that is not counted;
+then they go in turn, A B A B. Ratios are of neighbouring calls, ours / theirs, with the smallest and the largest; `CPU`
+is tokens for each second of the processor, which other work on the machine disturbs less.
 
---compiled adds `generate` with a static cache and a compiled model, which on the CPU has to be asked for.
+--compiled adds `generate` with a static cache and a compiled model, which a CPU has to be asked for, and ours with
+compiled layers, which a CPU does not use.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, CompileConfig, PreTrainedModel
 
 from owpo.policy import Policy, load_policy, sample_batches
+from owpo.policy.passes import compile_layers
 
 GROUP = 8
 PROMPT = 16
@@ -36,12 +38,17 @@ Way = Callable[[int], int]  # a seed -> useful tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """`new` is the longest response; the mean is half of it, with `full` all are as long as that."""
+    """
+    new      the longest response
+    share    of it that the mean is; 1: no response is shorter
+    rounds   batches of responses in a call
+    """
 
     name: str
     width: int
     new: int
-    full: bool = False
+    share: float = 0.5
+    rounds: int = 2
     vocab: int = 100
 
 
@@ -49,7 +56,9 @@ SETTINGS = (
     Setting(name="w128", width=128, new=64),
     Setting(name="w512", width=512, new=64),
     Setting(name="w128-long", width=128, new=256),
-    Setting(name="w512-full", width=512, new=64, full=True),
+    Setting(name="w128-spread", width=128, new=256, share=0.25, rounds=4),
+    Setting(name="w512-spread", width=512, new=128, share=0.25, rounds=4),
+    Setting(name="w512-full", width=512, new=64, share=1.0),
 )
 
 
@@ -121,19 +130,20 @@ def in_turn(ways: dict[str, Way], repeats: int) -> dict[str, list[Call]]:
 
 
 def measure(
-    shape: Shape, new: int, *, full: bool, batch: int, rounds: int, repeats: int, compiled: bool,
+    shape: Shape, new: int, *, share: float, batch: int, rounds: int, repeats: int, compiled: bool,
     device: str = "cpu", dtype: str = "float32", prompt: int = PROMPT,
 ) -> dict[str, list[Call]]:  # fmt: skip
     """The calls of every way, on the same prompts and the same weights; `generate` computes in the weights' dtype."""
     with tempfile.TemporaryDirectory(prefix="owpo-decode-") as folder:
-        save_model(Path(folder), shape, NEVER if full else ending_rate(new, 0.5))
-        policy = load_policy(folder, device=device, dtype=dtype)
+        save_model(Path(folder), shape, NEVER if share == 1 else ending_rate(new, share))
+        policies = {"owpo": load_policy(folder, device=device, dtype=dtype)}
+        if compiled and device != "cpu":
+            policies["owpo, compiled"] = load_policy(folder, device=device, dtype=dtype)
+            compile_layers(policies["owpo, compiled"].model)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device).eval()
     prompts = random_prompts(rounds * batch // GROUP, prompt, shape.vocab)
-    ways = {
-        "owpo": ours(policy, prompts, new, batch),
-        "generate": theirs(model, prompts, new, batch),
-    }
+    ways = {name: ours(policy, prompts, new, batch) for name, policy in policies.items()}
+    ways["generate"] = theirs(model, prompts, new, batch)
     if compiled:
         ways["generate, static cache, compiled"] = theirs(model, prompts, new, batch, compiled=True)
     return in_turn(ways, repeats)
@@ -164,7 +174,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--setting", nargs="+", choices=[setting.name for setting in SETTINGS], metavar="NAME"
     )
     parser.add_argument("--batch", type=int, default=128, help="responses decoded together")
-    parser.add_argument("--rounds", type=int, default=2, help="batches of responses in a call")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -180,15 +189,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.setting and setting.name not in args.setting:
             continue
         calls = measure(
-            small_shape(setting.width, setting.vocab, PROMPT + setting.new), setting.new, full=setting.full,
-            batch=args.batch, rounds=args.rounds, repeats=args.repeats, compiled=args.compiled, dtype=args.dtype,
+            small_shape(setting.width, setting.vocab, PROMPT + setting.new), setting.new, share=setting.share,
+            batch=args.batch, rounds=setting.rounds, repeats=args.repeats, compiled=args.compiled, dtype=args.dtype,
         )  # fmt: skip
         results[setting.name] = {name: [vars(call) for call in made] for name, made in calls.items()}
         if not args.json:
-            length = f"all {setting.new}" if setting.full else f"up to {setting.new}"
             print(
-                f"\n{setting.name}: width {setting.width}, responses of {length} tokens, {args.rounds} x {args.batch} "
-                f"of them\n{show(calls)}",
+                f"\n{setting.name}: width {setting.width}, {setting.rounds} x {args.batch} responses of up to "
+                f"{setting.new} tokens, {setting.share:.0%} of it on average\n{show(calls)}",
                 flush=True,
             )
     if args.json:

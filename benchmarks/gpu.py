@@ -67,8 +67,8 @@ def measure_decode(size: str, repeats: int) -> Result:
     rates, note = {}, None
     for name, full in (("ragged", False), ("full", True)):
         options = {
-            "full": full, "batch": batch, "rounds": 1 if full else 2, "repeats": repeats, "device": DEVICE,
-            "dtype": DTYPE, "prompt": prompt,
+            "share": 1.0 if full else 0.5, "batch": batch, "rounds": 1 if full else 2, "repeats": repeats,
+            "device": DEVICE, "dtype": DTYPE, "prompt": prompt,
         }  # fmt: skip
         try:
             calls = decode.measure(shape, new, compiled=True, **options)

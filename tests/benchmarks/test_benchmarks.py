@@ -131,7 +131,7 @@ def test_useful_tokens_end_with_the_first_eos():
 
 
 def test_both_ways_of_decoding_count_alike():
-    calls = decode.measure(TINY, 8, full=True, batch=16, rounds=2, repeats=1, compiled=False)
+    calls = decode.measure(TINY, 8, share=1.0, batch=16, rounds=2, repeats=1, compiled=False)
     assert {name: [call.tokens for call in made] for name, made in calls.items()} == {
         "owpo": [2 * 16 * 8],
         "generate": [2 * 16 * 8],

@@ -1,6 +1,7 @@
 """The optimiser update: one gradient however it is split, the one that plain torch computes, never a non-finite one."""
 
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -276,17 +277,24 @@ def test_gradient_checkpointing_changes_memory_and_not_the_step(rows, tiny_model
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: apt install g++")
-def test_compiled_layers_compute_the_same(rows, tiny_model):
+def test_compiled_layers_compute_the_same(rows, tiny_model, monkeypatch):
     plain, compiled = load_policy(str(tiny_model)), load_policy(str(tiny_model))
     prompts = rows.responses.prompts[:1]
     settings = {"group_size": 4, "max_new_tokens": 5, "temperature": 1.0, "top_p": 1.0, "seed": 0}
     compile_layers(compiled.model)
     (ours,), (theirs,) = (list(sample_batches(policy, prompts, **settings)) for policy in (compiled, plain))
     assert torch.equal(ours.tokens, theirs.tokens)
-    assert torch.equal(ours.sampler_logp, theirs.sampler_logp), "decoding stays as it is written"
+    assert torch.equal(ours.sampler_logp, theirs.sampler_logp), "a CPU decodes by the layers as written"
     logps = [response_logprobs(policy, rows.responses, 1.0)[0] for policy in (compiled, plain)]
     torch.testing.assert_close(logps[0], logps[1], rtol=0, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr("owpo.policy.sampler.decoding", lambda model: nullcontext())  # as on an accelerator
+    (ours,) = sample_batches(compiled, prompts, **settings)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert torch.equal(ours.tokens, theirs.tokens)
+    torch.testing.assert_close(ours.sampler_logp, theirs.sampler_logp, rtol=0, atol=1e-5)
     one, other = (
         torch.autograd.grad(logp.sum(), list(policy.model.parameters()))
         for logp, policy in zip(logps, (compiled, plain), strict=True)

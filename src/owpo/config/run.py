@@ -133,8 +133,8 @@ class TrainingConfig(Section):
     """Keep each layer's input alone for the backward pass and compute the layer again there: less memory, a third more
     time."""
     compile: bool = False
-    """Compile the layers for scoring and training passes (torch.compile): minutes at the start, then faster steps.
-    Sampling stays uncompiled."""
+    """Compile the layers (torch.compile): minutes at the start, then faster steps. On a CPU sampling runs uncompiled
+    all the same: compiling does not pay there."""
     advantage: str | None = None
     """Baseline; None: the objective's paper's. See docs/objectives.md."""
     reduction: str | None = None

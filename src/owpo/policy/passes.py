@@ -52,9 +52,14 @@ def compile_layers(model: PreTrainedModel) -> None:
 
 
 def eagerly(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """Within it compiled layers run as they are written.
-
-    So does decoding: its passes are many and small, and calling compiled code costs more than it saves.
-    """
+    """Within it compiled layers run as they are written."""
     is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
     return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
+
+
+def decoding(model: PreTrainedModel) -> AbstractContextManager[Any]:
+    """Around passes of one token a row, which are many and small.
+
+    On a CPU calling compiled layers costs more than it saves; an accelerator's kernels have to be few.
+    """
+    return eagerly(model) if model.device.type == "cpu" else nullcontext()

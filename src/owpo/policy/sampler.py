@@ -20,7 +20,7 @@ from owpo.policy.choose import choose, uniform
 from owpo.policy.decoding import Decoder
 from owpo.policy.model import Policy
 from owpo.policy.padded_decoding import PaddedDecoder
-from owpo.policy.passes import eagerly
+from owpo.policy.passes import decoding
 from owpo.policy.responses import Responses
 from owpo.policy.stopping import StopStrings
 
@@ -164,7 +164,7 @@ class _Pool:
         """The next rows, at most batch_size; decodes until they are done."""
         start, end = self.num_given, min(self.num_given + self.settings.batch_size, len(self.prompts))
         # Not in inference mode, in which autocast would convert every weight anew for every token.
-        with torch.no_grad(), self.policy.autocast(), eagerly(self.policy.model):
+        with torch.no_grad(), self.policy.autocast(), decoding(self.policy.model):
             while not self.is_done_n[start:end].all():
                 self._refill()
                 self._step()
