@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 
+from owpo.stop import keep_interrupts
+
 
 def main() -> int:
     """Run the command line; returns its exit code."""
@@ -14,6 +16,7 @@ def main() -> int:
     from owpo.cli import main as command_line  # seconds: torch
 
     signal.signal(signal.SIGINT, handler)
+    keep_interrupts()
     return command_line()
 
 

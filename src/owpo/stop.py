@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,18 @@ from types import FrameType
 from typing import Any
 
 from owpo.errors import Interrupted
+
+
+def keep_interrupts() -> None:
+    """Lose no Ctrl-C from now on: one that Python drops, because it came in a finalizer, is sent again."""
+    sys.unraisablehook = _send_again
+
+
+def _send_again(dropped: sys.UnraisableHookArgs) -> None:
+    if dropped.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()  # after the finalizer
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 class StopSignal:

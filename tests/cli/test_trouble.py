@@ -50,6 +50,27 @@ def test_a_stop_while_importing_is_quiet_and_leaves_nothing(recipe, tmp_path, nu
         assert re.search(r"^owpo: stopped \(.*(start it again|owpo resume .*)$", told, re.MULTILINE)
 
 
+def test_a_stop_in_a_finalizer_is_not_lost():
+    program = """
+import signal, time
+from owpo.stop import keep_interrupts
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+keep_interrupts()
+Finalized()
+print("went on", flush=True)
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("went on\nstopped\n", "", 0)
+
+
 def test_an_output_that_is_closed_ends_a_listing_quietly():
     process = start("objectives")
     process.stdout.close()

@@ -81,8 +81,8 @@ class LogitHead:
 
 
 def chunk_size(vocab_size: int) -> int:
-    """Tokens whose float32 logits take 128 MiB: few enough for memory, enough for a matrix product to be efficient."""
-    return min(max((1 << 25) // vocab_size, 128), 4096)
+    """Tokens whose float32 logits take 64 MiB: few enough for memory, enough for a matrix product to be efficient."""
+    return min(max((1 << 24) // vocab_size, 64), 4096)
 
 
 def selected_logprobs(
