@@ -188,6 +188,13 @@ class RunSection(Section):
     """How many to keep. With 2 or more, one that is damaged costs only the steps since the one before."""
     rollouts_per_step: Annotated[int, Field(ge=0)] = 4
     """Responses of each step written to rollouts.jsonl."""
+    token_rollouts: Annotated[int, Field(ge=0)] = 8
+    """Trained responses of a step written to tokens.jsonl.gz token by token: log-probs, deviation, weight, entropy."""
+    token_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between those, from a stage's first on."""
+    watched_problems: Annotated[int, Field(ge=0)] = 8
+    """Problems of the selection set whose first response is written there too, when a stage begins and at each
+    evaluation: the same problem through the run."""
     tensorboard: bool = False
     """Write the metrics to <folder>/tensorboard too."""
     device: Literal["cpu", "cuda"] = "cpu"

@@ -1,10 +1,13 @@
-"""Append-only JSONL files that can be cut back to a checkpoint."""
+"""Append-only JSONL files that can be cut back to a checkpoint, plain or compressed."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
+import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,6 +17,7 @@ from owpo.disk.trouble import writing
 from owpo.errors import InputError
 
 _PIECE = 1 << 20  # bytes
+_COMPRESSED = ".gz"
 
 
 class LogMark(NamedTuple):
@@ -24,7 +28,10 @@ class LogMark(NamedTuple):
 
 
 class JSONLLog:
-    """One JSON object a line. What is written after a checkpoint is cut off when the run resumes from it."""
+    """One JSON object a line. What is written after a checkpoint is cut off when the run resumes from it.
+
+    Where the path ends in .gz every append is a gzip member of its own, and the file what `zcat` and pandas read.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,12 +42,15 @@ class JSONLLog:
         Raises:
             DiskFailed: the disk is full, read-only or failing; no half line is left where it can be helped.
         """
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        data = lines.encode("utf-8")
+        if self.path.suffix == _COMPRESSED:
+            data = gzip.compress(data, mtime=0)  # the same bytes whenever the run is repeated
         with writing(self.path):
             size = self.path.stat().st_size if self.path.exists() else 0
             try:
-                with self.path.open("a", encoding="utf-8") as stream:
-                    stream.write("".join(lines))
+                with self.path.open("ab") as stream:
+                    stream.write(data)
             except OSError:
                 with suppress(OSError):
                     os.truncate(self.path, size)
@@ -48,6 +58,7 @@ class JSONLLog:
 
     def replace(self, *records: dict[str, Any]) -> None:
         """Put these in the place of all lines; a reader sees the old file or the new one, nothing between."""
+        assert self.path.suffix != _COMPRESSED
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
         write_text(self.path, "".join(lines))
         self._hash_from_start()
@@ -90,6 +101,7 @@ class JSONLLog:
 
     def keep(self, num_lines: int) -> None:
         """Drop what lies beyond the first `num_lines` lines."""
+        assert self.path.suffix != _COMPRESSED
         if self.path.exists():
             lines = self.path.read_bytes().split(b"\n")[:num_lines]
             with writing(self.path):
@@ -114,10 +126,23 @@ class JSONLLog:
 
 
 def read_jsonl_records(path: Path) -> list[dict[str, Any]]:
-    """Every line of a log; a last line without a newline, cut by a kill, is left out."""
+    """Every line of a log; what a kill left at its end, a line or a member without an end, is left out."""
     text = path.read_bytes() if path.exists() else b""
     # Not splitlines: what a model writes may hold the other characters that it takes for the end of a line.
     try:
+        if path.suffix == _COMPRESSED:
+            text = b"".join(_members(text))
         return [json.loads(line) for line in text.split(b"\n")[:-1]]
-    except ValueError as error:
+    except (ValueError, zlib.error) as error:
         raise InputError(f"{path} is damaged ({error}); restore it") from error
+
+
+def _members(data: bytes) -> Iterator[bytes]:
+    """What each gzip member holds; a last one that has no end is left out."""
+    while data:
+        member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        text = member.decompress(data)
+        if not member.eof:
+            return
+        yield text
+        data = member.unused_data

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
+from tokenizers.decoders import DecodeStream
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -128,6 +130,19 @@ class Policy:
         """Text of every response, B strings; one transfer from the device, not one a row."""
         rows = zip(responses.tokens.tolist(), responses.lengths.tolist(), strict=True)
         return [self.decode(tokens[:length]) for tokens, length in rows]
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """What each token adds to the text, special tokens by their names.
+
+        A character that several tokens make up stands at the last of them, and the others are empty; joined, the pieces
+        are the text, but for a character that the last tokens leave incomplete.
+        """
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        try:
+            stream = DecodeStream(skip_special_tokens=False)
+            return [stream.step(backend, token) or "" for token in tokens]
+        except Exception:  # a tokenizer in Python, or one whose decoder does not go token by token
+            return [self.tokenizer.decode([token]) for token in tokens]
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What an optimiser is to change: the adapter's parameters, or all of the model's."""

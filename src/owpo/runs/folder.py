@@ -5,12 +5,13 @@
     metrics.jsonl      a line a rollout step         timing.jsonl     its seconds, by phase
     rollouts.jsonl     some responses of each step   evaluations.jsonl  a line an evaluation
     lineage.jsonl      a line for every candidate    moves.jsonl      the weights' first step against a new reference
-    alarms.jsonl       signs of a collapse           bad_updates/     what a skipped update had in hand
+    alarms.jsonl       signs of a collapse           tokens.jsonl.gz  some responses, token by token
+    bad_updates/       what a skipped update had in hand
     versions/          weights with a name           checkpoints/     what a restart needs
     result.json        the closing table             report/          every sample behind it, a folder a version
 
 Every number in it repeats bit for bit when the run is repeated on the same CPU, but for those in timing.jsonl
-and environment.jsonl. docs/objectives.md says what each metric means.
+and environment.jsonl. docs/run-folder.md says what every field means.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from owpo.recipes import build_config
 from owpo.runs.checkpoints import CheckpointStore
 from owpo.runs.versions import VersionStore
 
-LOGS = ("metrics", "timing", "rollouts", "evaluations", "lineage", "moves", "alarms")
+LOGS = {
+    name: f"{name}.jsonl"
+    for name in ("metrics", "timing", "rollouts", "evaluations", "lineage", "moves", "alarms")
+} | {"tokens": "tokens.jsonl.gz"}
 
 
 class RunFolder:
@@ -36,7 +40,7 @@ class RunFolder:
         self.path = path
         self.versions = VersionStore(path / "versions")
         self.checkpoints = CheckpointStore(path / "checkpoints")
-        self.logs = {name: JSONLLog(path / f"{name}.jsonl") for name in LOGS}
+        self.logs = {name: JSONLLog(path / file) for name, file in LOGS.items()}
         self.environment = JSONLLog(path / "environment.jsonl")
         self.result_file = path / "result.json"
 

@@ -5,11 +5,12 @@ Shape legend: B responses, T response tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from owpo.core.batch import TokenBatch
 from owpo.core.deviation import deviation
@@ -71,17 +72,7 @@ def _distance(rows: TrainingRows, objective: Objective, seed: int) -> dict[str, 
     assert rows.old_logp is not None and rows.ref_logp is not None
     mask = rows.responses.mask
     delta = deviation(rows.old_logp, rows.ref_logp, rows.advantage.unsqueeze(1))
-    batch = TokenBatch(
-        logp=rows.old_logp,
-        old_logp=rows.old_logp,
-        ref_logp=rows.ref_logp,
-        sampler_logp=rows.responses.sampler_logp,
-        advantage=rows.advantage.to(rows.old_logp.dtype),
-        mask=mask,
-        active=rows.active,
-        step=rows.step,
-    )
-    stats = objective(objective.prepare(batch, torch.Generator().manual_seed(seed))).stats
+    stats = weight_stats(rows, objective, seed)
     values = {
         "delta": delta,
         "abs_delta": delta.abs(),
@@ -89,3 +80,23 @@ def _distance(rows: TrainingRows, objective: Objective, seed: int) -> dict[str, 
         **{name: stats[name] for name in _SHARES if name in stats},
     }
     return {name: value[mask].double().mean().item() for name, value in values.items()}
+
+
+def weight_stats(rows: TrainingRows, objective: Objective, seed: int) -> Mapping[str, Tensor]:
+    """What the objective says of every token, [B, T], were the policy at `old_logp` trained on the rows.
+
+    Args:
+        seed: of weights that the objective prepares at random.
+    """
+    assert rows.old_logp is not None
+    batch = TokenBatch(
+        logp=rows.old_logp,
+        old_logp=rows.old_logp,
+        ref_logp=rows.ref_logp,
+        sampler_logp=rows.responses.sampler_logp,
+        advantage=rows.advantage.to(rows.old_logp.dtype),
+        mask=rows.responses.mask,
+        active=rows.active,
+        step=rows.step,
+    )
+    return objective(objective.prepare(batch, torch.Generator().manual_seed(seed))).stats

@@ -138,13 +138,29 @@ class Session:
         Every checkpoint answers with the same seed, so that differences are paired; another `seed` makes answers that
         no choice has looked at.
         """
-        samples = self.config.evaluation.samples
-        sampling = evaluation_sampling(self.config, "selection", samples)
-        groups = self._answer_selection(
+        return self.evaluation(self.answer_selection(policy, name, seed))
+
+    def answer_selection(
+        self, policy: Policy | None = None, name: str | None = None, seed: int | None = None
+    ) -> Groups:
+        """What `evaluate_selection` measures."""
+        sampling = evaluation_sampling(self.config, "selection", self.config.evaluation.samples)
+        return self._answer_selection(
             self.sampler(policy, name), sampling if seed is None else replace(sampling, seed=seed)
         )
+
+    def evaluation(self, groups: Groups) -> Evaluation:
+        """avg@k of the selection problems' answers."""
         check_failures(list(groups.judged()), self.config.verifier.max_failed_share)
-        return evaluation_of(samples_of(groups, self.selection, samples))
+        return evaluation_of(samples_of(groups, self.selection, self.config.evaluation.samples))
+
+    def answer_watched(self) -> Groups:
+        """The learner's answers to the watched problems: the first rows of `answer_selection`."""
+        sampling = evaluation_sampling(self.config, "selection", self.config.evaluation.samples)
+        watched = self.selection[: self.config.run.watched_problems]
+        return answer_problems(
+            self.sampler(), watched, self.verifier, sampling, on_batch=self.watching(lambda _: None)
+        )
 
     def respond(self, policy: Policy, name: str, seed: int) -> Responses:
         """Responses of a policy to the selection problems, drawn as training draws them."""

@@ -33,6 +33,7 @@ from owpo.training.record import merge_updates, some_rollouts, timing_of
 from owpo.training.reference import Reference, measure_move
 from owpo.training.rollout import Rollout, collect_rollout, shaped_reward
 from owpo.training.session import Session
+from owpo.training.tokens import recorded_rows, training_records, watched_records
 from owpo.training.update import (
     TrainingRows,
     UpdateResult,
@@ -106,7 +107,9 @@ def train_step(session: Session, task: Task) -> dict[str, Any]:
             f"{config.rollout.prompts} groups with both right and wrong answers; going on with those, now and "
             "whenever it happens again (metrics.jsonl counts it as short_batches)"
         )
-    rows, results, move = None, [], None
+    rows, results, move, tokens = None, [], None, []
+    if progress.step == 0 and config.run.watched_problems > 0:
+        tokens += _watch(session, task, session.answer_watched())
     if rollout.groups is not None:
         assert rollout.rewarded_PG is not None
         rows = _rows_of(rollout.groups, rollout.rewarded_PG, session, task)
@@ -117,8 +120,14 @@ def train_step(session: Session, task: Task) -> dict[str, Any]:
                 move = _measure_move(rows, session, task.reference, task.objective)
         with clock("updating"):
             results = _update(rows, shares, session, task)
+            values = {row: value for result in results for row, value in result.tokens.items()}
+            tokens += [
+                {"step": progress.step + 1, **record}
+                for record in training_records(session.policy, rollout.groups, rows, values)
+            ]
 
     metrics = _log_step(session, task, rollout, rows, results, move, clock)
+    _log_tokens(session, task, tokens)
     progress.cursor += rollout.num_drawn
     progress.short_batches += rollout.is_short
     progress.step += 1
@@ -151,13 +160,16 @@ def _rows_of(groups: Groups, rewarded_PG: Tensor, session: Session, task: Task) 
     if config.training.active_samples == "curriculum":
         num_active = active_count(session.progress.step, task.steps, size)
     device = groups.responses.tokens.device
-    return TrainingRows(
+    rows = TrainingRows(
         responses=groups.responses,
         group=torch.arange(len(advantage_PG)).repeat_interleave(size).to(device),
         advantage=advantage_PG.flatten().to(device),
         active=top_active(advantage_PG, num_active).flatten().to(device),
         step=session.progress.step,
     )
+    if session.progress.step % config.run.token_every == 0:
+        rows = recorded_rows(rows, task.objective, config.run.token_rollouts)
+    return rows
 
 
 def _shares(rows: TrainingRows, session: Session, task: Task) -> list[Tensor]:
@@ -282,7 +294,8 @@ def _evaluation_is_due(session: Session, stage_is_over: bool) -> bool:
 def _evaluate_and_keep_best(session: Session, task: Task) -> None:
     """Score the policy on the selection set; the stage's best is kept as a version, ties go to the earlier."""
     progress = session.progress
-    result = session.evaluate_selection()
+    groups = session.answer_selection()
+    result = session.evaluation(groups)
     score = result.accuracy.mean
     is_best = progress.best is None or score > progress.best["score"]
     if is_best:
@@ -302,7 +315,33 @@ def _evaluate_and_keep_best(session: Session, task: Task) -> None:
     session.folder.logs["evaluations"].append(
         {**record, "best": is_best, **result.to_json(), "correct_by_problem": by_problem}
     )
+    _log_tokens(session, task, _watch(session, task, groups))
     session.display.evaluation(task.number, progress.step, result, is_best)
+
+
+def _watch(session: Session, task: Task, groups: Groups) -> list[dict[str, Any]]:
+    """Token records of the watched problems, whose answers come first in `groups`."""
+    config, step = session.config, session.progress.step
+    if config.run.watched_problems == 0:
+        return []
+    records = watched_records(
+        session.policy,
+        groups,
+        config.run.watched_problems,
+        task.objective,
+        task.reference,
+        temperature=config.rollout.temperature,
+        micro_batch_tokens=config.training.micro_batch_tokens,
+        seed=derive_seed(config.seed, "watched", task.number, step),
+    )
+    return [{"step": step, **record} for record in records]
+
+
+def _log_tokens(session: Session, task: Task, records: list[dict[str, Any]]) -> None:
+    reference = task.reference.version.id if task.reference is not None else None
+    place = {"stage": task.number, "lineage": task.lineage, "reference": reference}
+    if records:
+        session.folder.logs["tokens"].append(*({**place, **record} for record in records))
 
 
 def _log_step(

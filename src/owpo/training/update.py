@@ -6,7 +6,8 @@ Shape legend: B sequences, T response tokens.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class TrainingRows:
     old_logp   [B, T]      None where the only update of the batch defines it
     ref_logp   [B, T]      None where the objective reads none; NaN in rows of which it reads none
     weight     [B, T]      prepared weights, see `Objective.prepare`
+    recorded   [B] int64   by which number an update gives back a row's tokens, -1: not at all; None: no row's
     step       int         rollout steps done in the stage
     """
 
@@ -39,6 +41,7 @@ class TrainingRows:
     old_logp: Tensor | None = None
     ref_logp: Tensor | None = None
     weight: Tensor | None = None
+    recorded: Tensor | None = None
     step: int = 0
 
     def rows(self, index: Tensor) -> TrainingRows:
@@ -57,6 +60,7 @@ class TrainingRows:
             old_logp=picked(self.old_logp),
             ref_logp=picked(self.ref_logp),
             weight=picked(self.weight),
+            recorded=self.recorded if self.recorded is None else self.recorded[index],
             step=self.step,
         )
 
@@ -74,15 +78,22 @@ class Total:
     count: int
 
 
+TokenValues = dict[str, list[float | None]]
+"""Of one response: a name of `TOKEN_VALUES` -> a value a token, None where it has none."""
+TOKEN_VALUES = ("logp", "ref_logp", "delta", "weight", "entropy")
+_DIGITS = 5
+
+
 @dataclass(frozen=True)
 class UpdateResult:
-    """`bad` says why no step was taken, None if one was."""
+    """`bad` says why no step was taken, None if one was; `tokens` are the recorded rows', by their numbers."""
 
     bad: str | None
     loss: float
     grad_norm: float
     num_tokens: int
     stats: dict[str, Total]
+    tokens: dict[int, TokenValues] = field(default_factory=dict)
 
 
 class NonFinite(Exception):
@@ -142,7 +153,7 @@ def accumulate_gradients(
     counts: StepCounts,
     prompt_tokens: Tensor,
     temperature: float,
-) -> tuple[float, int, dict[str, Total]]:
+) -> tuple[float, int, dict[str, Total], dict[int, TokenValues]]:
     """Add the gradient of one optimiser step to the parameters, micro-batch by micro-batch.
 
     Args:
@@ -152,7 +163,7 @@ def accumulate_gradients(
         prompt_tokens: [B], response tokens of each row's whole group.
 
     Returns:
-        The step's loss, its trained tokens, and every per-token statistic's total over them.
+        The step's loss, its trained tokens, every per-token statistic's total over them, and the recorded rows' values.
 
     Raises:
         NonFinite: the loss of a micro-batch is not finite.
@@ -160,6 +171,7 @@ def accumulate_gradients(
     total = 0.0
     num_tokens = 0
     totals: dict[str, Tensor] = {}
+    tokens: dict[int, TokenValues] = {}
     for index in split:
         part = rows.rows(index)
         mask = part.responses.mask
@@ -196,7 +208,22 @@ def accumulate_gradients(
             # NaN is what has no value: the deviation of a row that the reference did not score.
             pair = torch.stack([known.nansum(), (~known.isnan()).sum().double()])
             totals[name] = totals[name] + pair if name in totals else pair
-    return total, num_tokens, _read(totals)
+        if part.recorded is not None:
+            ref_logp = {} if part.ref_logp is None else {"ref_logp": part.ref_logp}
+            tokens |= token_values(part.recorded, mask, {"logp": logp.detach(), **ref_logp, **stats})
+    return total, num_tokens, _read(totals), tokens
+
+
+def token_values(recorded: Tensor, mask: Tensor, values: Mapping[str, Tensor]) -> dict[int, TokenValues]:
+    """What `values` ([B, T] each) hold of the rows with a number ([B] int64, -1: none), by it."""
+    found = {}
+    for row in (recorded >= 0).nonzero().flatten().tolist():
+        of_row = {name: values[name][row][mask[row]].tolist() for name in TOKEN_VALUES if name in values}
+        found[int(recorded[row])] = {
+            name: [None if math.isnan(value) else round(value, _DIGITS) for value in row_values]
+            for name, row_values in of_row.items()
+        }
+    return found
 
 
 def _read(totals: dict[str, Tensor]) -> dict[str, Total]:
@@ -242,7 +269,7 @@ def optimiser_update(
     rows = _prepare(objective, rows.rows(trained), seed)
     try:
         with recomputing(policy.model, gradient_checkpointing):
-            loss, num_tokens, stats = accumulate_gradients(
+            loss, num_tokens, stats, tokens = accumulate_gradients(
                 policy,
                 objective,
                 rows,
@@ -261,7 +288,7 @@ def optimiser_update(
     finally:
         # Now, and not before the next step: until then gradients would take the room of the sampler's cache.
         optimizer.zero_grad(set_to_none=True)
-    return UpdateResult(None, loss, grad_norm, num_tokens, stats)
+    return UpdateResult(None, loss, grad_norm, num_tokens, stats, tokens)
 
 
 def _counts(rows: TrainingRows, max_tokens: int) -> tuple[StepCounts, Tensor]:
