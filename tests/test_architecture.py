@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "engines": {"errors", "policy", "seeds"},
     "evaluation": {"clock", "disk", "engines", "errors", "policy", "problems", "verify"},
     "config": {"core", "bases", "problems"},
-    "recipes": {"core", "config", "errors"},
+    "recipes": {"core", "config", "disk", "errors"},
     "problem_sets": {"config", "errors", "policy", "problems", "verify"},
     "evaluation_sets": {"config", "core", "errors", "problem_sets", "problems", "verify"},
     "recipe_page": {"config"},
@@ -50,6 +50,8 @@ MAY_IMPORT = {
     "scores": set(),
     "exporting": set(),
     "terminal": {"evaluation", "printable", "training"},
+    "report": {"config", "core", "disk", "errors", "evaluation", "ratchet", "runs"},
+    "watching": {"printable", "report"},
     "cli": set(),
 }
 ABOVE_ALL = {"run", "scores", "exporting", "cli", "__init__", "__main__"}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from owpo.config import RunConfig
 from owpo.core.registry import did_you_mean
+from owpo.disk.sealed import read_sealed
 from owpo.errors import InputError
 
 
@@ -20,7 +21,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a recipe file.
 
     Args:
-        path: a TOML file.
+        path: a TOML file, or the config.json of a run.
         overrides: command-line words, `--section.key value` or `--section.key=value`. A value is read as TOML,
             and as a plain string where that fails; an inline table replaces a whole section.
 
@@ -31,7 +32,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not file.is_file():
         raise InputError(f"no recipe {str(path)!r}.{_nearest_file(file)}")
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        if file.suffix == ".json":
+            data = read_sealed(file)
+        else:
+            data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
     for key, value in _parse_overrides(overrides):

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -42,11 +42,9 @@ from owpo.training.display import Display
 from owpo.training.engine import open_engine
 from owpo.training.rollout import ProblemOrder
 from owpo.training.session import Session, load_version, new_optimizer
+from owpo.training.trackers import check_trackers, open_trackers
 from owpo.verify.graders import fingerprint
 from owpo.verify.verifier import Verifier, open_verifier
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -317,7 +315,7 @@ def _go_on(
         display.start(path, [str(stage) for stage in plan], session.progress.stage)
         longest = partial(longest_prompt, problems, policy)
         with (
-            _tensorboard(config, path, session.progress) as session.tensorboard,
+            open_trackers(config, path, session.progress.total_steps) as session.trackers,
             open_engine(config, policy, folder.versions.folder / "base", longest) as session.engine,
         ):
             evolve(session)
@@ -373,28 +371,7 @@ def _use_device(config: RunConfig) -> None:
         check_installed()
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    if config.run.tensorboard:
-        _import_tensorboard()
+    check_trackers(config)
     if config.model.lora is not None:
         with input_errors("model.lora"):
             require_peft()
-
-
-def _import_tensorboard() -> type[SummaryWriter]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "run.tensorboard = true needs the package tensorboard: pip install 'owpo[tensorboard]'"
-        ) from error
-    return SummaryWriter
-
-
-@contextmanager
-def _tensorboard(config: RunConfig, path: Path, progress: Progress) -> Iterator[SummaryWriter | None]:
-    if not config.run.tensorboard:
-        yield None
-        return
-    writer = _import_tensorboard()(str(path / "tensorboard"), purge_step=progress.total_steps + 1)
-    with closing(writer):
-        yield writer

@@ -243,7 +243,7 @@ def test_a_real_limit_on_the_size_of_files(small, tmp_path, limit, message):
 
 
 def test_a_full_disk_strikes_tensorboard_in_its_thread(small, saboteur, capfd):
-    small["run"]["tensorboard"] = True
+    small["run"]["trackers"] = ["tensorboard"]
     folder = Path(small["run"]["folder"])
     saboteur.only = "tensorboard/events"
     saboteur.is_armed = True

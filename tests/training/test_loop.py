@@ -266,7 +266,7 @@ def test_bfloat16_computes_but_keeps_float32_weights(recipe_data):
 def test_tensorboard_gets_every_step(recipe_data):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    finished = run(recipe_data, run={"tensorboard": True})
+    finished = run(recipe_data, run={"trackers": ["tensorboard"]})
     events = EventAccumulator(str(finished.folder / "tensorboard"))
     events.Reload()
     logged = [(event.step, pytest.approx(event.value)) for event in events.Scalars("metrics/accuracy")]

@@ -195,8 +195,8 @@ class RunSection(Section):
     watched_problems: Annotated[int, Field(ge=0)] = 8
     """Problems of the selection set whose first response is written there too, when a stage begins and at each
     evaluation: the same problem through the run."""
-    tensorboard: bool = False
-    """Write the metrics to <folder>/tensorboard too."""
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    """Where the numbers go beside the run folder: TensorBoard (<folder>/tensorboard), W&B, trackio."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the models live; "cuda" is one device."""
     dtype: Literal["float32", "bfloat16"] = "float32"

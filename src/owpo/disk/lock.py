@@ -11,6 +11,19 @@ from pathlib import Path
 from owpo.errors import InputError
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process of this machine holds the folder's lock. Nothing is written."""
+    try:
+        with (folder / "run.lock").open("r", encoding="utf-8") as stream:
+            os.kill(int(stream.read().strip() or 0) or os.getpid(), 0)
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ValueError):  # no lock, or its holder is gone
+        return False
+    return False
+
+
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock.

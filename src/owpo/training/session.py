@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -28,10 +28,8 @@ from owpo.seeds import derive_seed
 from owpo.stop import StopSignal
 from owpo.training.display import Display
 from owpo.training.rollout import ProblemOrder
+from owpo.training.trackers import Tracker
 from owpo.verify.verifier import Verifier
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 def new_optimizer(policy: Policy, config: TrainingConfig) -> torch.optim.AdamW:
@@ -91,7 +89,7 @@ class Session:
     display: Display
     stop: StopSignal
     engine: Engine = field(default_factory=LocalEngine)
-    tensorboard: SummaryWriter | None = None
+    trackers: list[Tracker] = field(default_factory=list)
 
     def load_version(self, id: str) -> Policy:
         return load_version(self.folder, id, self.config, self.policy)
@@ -204,14 +202,16 @@ class Session:
             )
         return evaluation_of(drawn)
 
-    def track(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Send a step's numbers to TensorBoard, where the run asked for it."""
-        if self.tensorboard is None:
-            return
-        for group, record in (("metrics", metrics), ("timing", timing)):
-            for name, value in record.items():
-                if isinstance(value, int | float):
-                    self.tensorboard.add_scalar(f"{group}/{name}", value, metrics["total_step"])
+    def track(self, total_step: int, **records: dict[str, Any]) -> None:
+        """Send the numbers of records to the trackers, each as RECORD/NAME."""
+        numbers = {
+            f"{group}/{name}": value
+            for group, record in records.items()
+            for name, value in record.items()
+            if isinstance(value, int | float)
+        }
+        for tracker in self.trackers:
+            tracker.log(total_step, numbers)
 
     def watching(self, advance: Callable[[int], None]) -> Callable[[int], None]:
         """A callback for long loops: stop if asked to, else move the progress bar."""

@@ -317,6 +317,7 @@ def _evaluate_and_keep_best(session: Session, task: Task) -> None:
     )
     _log_tokens(session, task, _watch(session, task, groups))
     session.display.evaluation(task.number, progress.step, result, is_best)
+    session.track(progress.total_steps, selection={"accuracy": score})
 
 
 def _watch(session: Session, task: Task, groups: Groups) -> list[dict[str, Any]]:
@@ -379,5 +380,5 @@ def _log_step(
         move = move or {"before": None, "after": None}
         logs["moves"].append({**place, **version, "learner_from": progress.stage_start, **move})
     session.display.step(metrics, timing, task.steps)
-    session.track(metrics, timing)
+    session.track(metrics["total_step"], metrics=metrics, timing=timing)
     return metrics

@@ -1,0 +1,83 @@
+"""A number through a run, or its mean through several that differ by their seed alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from owpo.evaluation.score_intervals import t_quantile
+from owpo.report.record import Record, RunRecord
+
+_MOST_POINTS = 400
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points (x, y) with an interval [low, high] each, which is [y, y] where there is none.
+
+    x  rollout steps of the whole run
+    """
+
+    name: str
+    x: list[float]
+    y: list[float]
+    low: list[float]
+    high: list[float]
+
+    @property
+    def has_interval(self) -> bool:
+        return self.low != self.high
+
+
+Points = dict[int, tuple[float, float, float]]  # x: y, low, high
+
+
+def metric_points(run: RunRecord, value: Callable[[Record], float | None]) -> Points:
+    """A number of every step, from its lines of metrics.jsonl and timing.jsonl as one, where `reference` is the phase's
+    seconds; no point where there is none."""
+    found = {}
+    for metrics, timing in zip(run.metrics, run.timing, strict=False):
+        number = value({**metrics, "reference": None, **timing})
+        if number is not None and math.isfinite(number):
+            found[metrics["total_step"]] = (number, number, number)
+    return found
+
+
+def evaluation_points(run: RunRecord) -> Points:
+    """Accuracy on the selection set, with its interval over problems."""
+    return {
+        run.total_step(r["stage"], r["step"]): (r["accuracy"], r["low"], r["high"]) for r in run.evaluations
+    }
+
+
+def series(name: str, members: Iterable[Points]) -> Series:
+    """One run's points, or the mean of several with its t interval where at least two have a point."""
+    each = list(members)
+    xs = sorted(set().union(*each)) if each else []
+    points = {x: _joined([points[x] for points in each if x in points]) for x in xs}
+    kept = _thinned(xs)
+    return Series(
+        name,
+        [float(x) for x in kept],
+        *([points[x][part] for x in kept] for part in range(3)),
+    )
+
+
+def _joined(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        return values[0]
+    means = [value[0] for value in values]
+    mean = statistics.fmean(means)
+    half = t_quantile(_LEVEL, len(means) - 1) * statistics.stdev(means) / math.sqrt(len(means))
+    return mean, mean - half, mean + half
+
+
+def _thinned(xs: list[int]) -> list[int]:
+    """Evenly spaced ones of many; a picture of this size shows no more. First and last stay."""
+    if len(xs) <= _MOST_POINTS:
+        return xs
+    step = (len(xs) - 1) / (_MOST_POINTS - 1)
+    return [xs[round(number * step)] for number in range(_MOST_POINTS)]

@@ -1,0 +1,59 @@
+"""The token records that the page's viewer is given: within a budget of bytes, thinned evenly where there are more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from owpo.report.record import Record, RunRecord
+
+_FIELDS = (
+    "kind", "stage", "step", "problem", "prompt", "answer", "verdict", "read", "advantage", "reference", "pieces",
+    "logp", "ref_logp", "delta", "weight", "entropy",
+)  # fmt: skip
+_DIGITS = 4
+_LONGEST_PROMPT = 4000  # characters
+
+
+def viewer_records(run: RunRecord, budget: int) -> list[Record]:
+    """Records in the run's order, as JSON of at most `budget` bytes.
+
+    Kept first are the watched problems at each stage's ends, then all records of every 2nd, 4th, ... step, whatever
+    fits; of what is too much even so, the first ones.
+    """
+    records = [_shortened(record) for record in run.tokens]
+    sizes = [len(json.dumps(record)) for record in records]
+    places = [(record["stage"], record["step"]) for record in records]
+    order = {place: number for number, place in enumerate(dict.fromkeys(places))}
+    ends = (
+        {min(order), *(max(place for place in order if place[0] == stage) for stage, _ in order)}
+        if order
+        else set()
+    )
+    kept = list(range(len(records)))
+    every = 1
+    while sum(sizes[i] for i in kept) > budget and every <= len(order):
+        every *= 2
+        kept = [
+            i
+            for i, place in enumerate(places)
+            if order[place] % every == 0 or (place in ends and records[i]["kind"] == "watched")
+        ]
+    total, fitting = 0, []
+    for i in kept:
+        total += sizes[i]
+        if total > budget:
+            break
+        fitting.append(records[i])
+    return fitting
+
+
+def _shortened(record: Record) -> Record:
+    def rounded(value: Any) -> Any:
+        return [None if each is None else round(each, _DIGITS) for each in value]
+
+    kept = {name: record[name] for name in _FIELDS if name in record}
+    kept |= {name: rounded(kept[name]) for name in _FIELDS[-5:] if name in kept}
+    if len(kept["prompt"]) > _LONGEST_PROMPT:
+        kept["prompt"] = f"{kept['prompt'][:_LONGEST_PROMPT]} ... ({len(kept['prompt'])} characters)"
+    return kept
