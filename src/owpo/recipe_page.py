@@ -68,7 +68,12 @@ def _section(section: Any, where: list[str]) -> str:
 
 def _model_rows(section: type[BaseModel]) -> list[str]:
     return [
-        _row(name, field.annotation, "required" if field.is_required() else field.default, field.description)
+        _row(
+            name,
+            field.annotation,
+            "required" if field.is_required() else field.get_default(call_default_factory=True),
+            field.description,
+        )
         for name, field in section.model_fields.items()
         if name not in _TAGS and not _sections_in(field.annotation)
     ]
