@@ -97,7 +97,7 @@ def _plan(folder: Path) -> list[Damage]:
         (_SETTINGS, half, [("config.json",), ("problems.json",)], _FILE_HARMS),
         (_REFERENCE, half, _files(run, f"{in_force}/*"), _FILE_HARMS),
         (_BASE, half, _files(run, "versions/base/*"), [flip]),
-        (_LOGS, half, [names for names in _files(run, "*.jsonl") if names[0] not in _FREE], _LOG_HARMS),
+        (_LOGS, half, [names for names in _files(run, "*.jsonl*") if names[0] not in _FREE], _LOG_HARMS),
         (_CLOSING, closing, _files(folder / closing / "run", "report/*/*.jsonl"), [flip, lose_line, double_line]),
         (_CLOSING, closing, _files(folder / closing / "run", "report/*/*.json"), [flip]),
         (_RESULT, whole, [("result.json",)], _FILE_HARMS),

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 CHARACTERS = "0123456789+=,"
 
 
-def write_tiny_model(folder: Path, seed: int = 0) -> Path:
-    """A 2-layer Llama over single characters, with random weights."""
-    vocabulary = {"<pad>": 0, "<eos>": 1, **{c: i for i, c in enumerate(CHARACTERS, start=2)}}
+def write_tiny_model(folder: Path, seed: int = 0, words: Sequence[str] = ()) -> Path:
+    """A 2-layer Llama over single characters, with random weights; it can also write `words`."""
+    vocabulary = {"<pad>": 0, "<eos>": 1, **{c: i for i, c in enumerate([*CHARACTERS, *words], start=2)}}
     characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<none>"))
     characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     characters.decoder = decoders.Fuse()

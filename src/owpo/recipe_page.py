@@ -8,6 +8,7 @@ from inspect import getdoc
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from owpo.config import ObjectiveConfig, RunConfig
 
@@ -67,13 +68,11 @@ def _section(section: Any, where: list[str]) -> str:
 
 
 def _model_rows(section: type[BaseModel]) -> list[str]:
+    def default(field: FieldInfo) -> Any:
+        return "required" if field.is_required() else field.get_default(call_default_factory=True)
+
     return [
-        _row(
-            name,
-            field.annotation,
-            "required" if field.is_required() else field.get_default(call_default_factory=True),
-            field.description,
-        )
+        _row(name, field.annotation, default(field), field.description)
         for name, field in section.model_fields.items()
         if name not in _TAGS and not _sections_in(field.annotation)
     ]

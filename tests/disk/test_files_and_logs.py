@@ -1,7 +1,9 @@
 """Writes that a kill cannot halve, logs that can be cut back, and a lock that dies with its holder."""
 
 import errno
+import gzip
 import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -48,6 +50,51 @@ def test_a_log_is_cut_back_to_a_checkpoint(tmp_path):
     later.cut(mark)
     later.append({"step": 2, "again": True})
     assert later.records() == [{"step": 1, "text": "né"}, {"step": 2, "again": True}]
+
+
+def test_a_compressed_log_is_cut_back_too(tmp_path):
+    log = JSONLLog(tmp_path / "tokens.jsonl.gz")
+    log.append({"step": 1, "text": "né"}, {"step": 2})
+    mark = log.sync()
+    log.append({"step": 3})
+    later = JSONLLog(log.path)
+    later.check(mark)
+    later.cut(mark)
+    later.append({"step": 4})
+    assert later.records() == [{"step": 1, "text": "né"}, {"step": 2}, {"step": 4}]
+    text = gzip.decompress(log.path.read_bytes()).decode("utf-8")
+    assert [json.loads(line) for line in text.splitlines()] == later.records()
+
+
+def test_a_compressed_log_is_the_same_bytes_whenever_it_is_written(tmp_path, monkeypatch):
+    one, other = JSONLLog(tmp_path / "a.jsonl.gz"), JSONLLog(tmp_path / "b.jsonl.gz")
+    one.append({"step": 1})
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    other.append({"step": 1})
+    assert one.path.read_bytes() == other.path.read_bytes()
+
+
+def test_what_a_kill_left_of_a_compressed_append_is_left_out(tmp_path):
+    log = JSONLLog(tmp_path / "tokens.jsonl.gz")
+    log.append({"step": 1})
+    whole = log.path.stat().st_size
+    log.append({"step": 2})
+    data = log.path.read_bytes()
+    for size in range(len(data) + 1):
+        log.path.write_bytes(data[:size])
+        assert [record["step"] for record in log.records()] == [1] * (size >= whole) + [2] * (
+            size == len(data)
+        )
+
+
+def test_a_compressed_log_that_is_damaged_is_refused(tmp_path):
+    log = JSONLLog(tmp_path / "tokens.jsonl.gz")
+    log.append({"step": 1})
+    data = log.path.read_bytes()
+    for place in (0, 12, len(data) - 6):
+        log.path.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        with pytest.raises(InputError, match="tokens.jsonl.gz is damaged"):
+            log.records()
 
 
 def test_a_mark_is_the_size_and_the_sha256_of_all_that_was_written(tmp_path):

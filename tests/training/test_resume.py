@@ -31,6 +31,7 @@ def everything_that_counts(folder: Path) -> dict:
     logs = ("metrics", "rollouts", "evaluations", "lineage", "moves")
     names = [*(f"{name}.jsonl" for name in logs), "result.json"]
     found: dict = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    found["tokens.jsonl.gz"] = (folder / "tokens.jsonl.gz").read_bytes()
     for file in sorted((folder / "versions").rglob("*")):
         if file.is_file():
             found[str(file.relative_to(folder))] = file.read_bytes()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which the colour-blind tell apart; every series has a mark or a dash of its own too.
@@ -161,8 +160,3 @@ def some(rows: list[Any], tables: int = 1) -> list[Any]:
 def style(number: int) -> dict[str, Any]:
     """Line style of series `number`."""
     return {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)]}
-
-
-def label_above(axes: Axes, title: str, unit: str = "") -> None:
-    """The title at the left, with the unit in place of a turned label at the axis."""
-    axes.set_title(f"{title}, {unit}" if unit else title)

@@ -22,7 +22,6 @@ from owpo.report.drawing import (
     SERIES,
     WIDE,
     Chart,
-    label_above,
     percent,
     some,
     style,
@@ -81,7 +80,7 @@ def _draw_ratchet(run: RunRecord, figure: Figure) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rollout steps")
-    label_above(axes, "Accuracy on the selection set", "with 95% intervals over problems")
+    axes.set_title("Right answers, with 95% intervals over problems")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.08)
     if run.stages:
@@ -179,7 +178,7 @@ def _draw_one_way(run: RunRecord, stages: Sequence[StageDeviations], figure: Fig
     above.axhline(0, color=MUTED, linewidth=0.7)
     above.set_ylim(*COEFFICIENTS)
     above.set_gid("one-way-axes")
-    label_above(above, "Coefficient of a token's step, of the verifier's")
+    above.set_title("Coefficient of a token's step, of the verifier's")
     bins = torch.linspace(-edge, edge, 61).tolist()
     for order, stage in enumerate(stages):
         inside = stage.delta.clamp(-edge, edge).tolist()
@@ -191,7 +190,7 @@ def _draw_one_way(run: RunRecord, stages: Sequence[StageDeviations], figure: Fig
         )  # fmt: skip
     below.axvline(0, color=MUTED, linewidth=0.7)
     below.set_xlim(-edge, edge)
-    label_above(below, "Recorded tokens by deviation", "% of a stage's, the ends with all beyond")
+    below.set_title("Recorded tokens by deviation, % of a stage's")
     below.set_xlabel("δ = sgn(A) (log π − log ref), nats")
     figure.legend(loc="outside lower left")
 
@@ -235,4 +234,4 @@ def _draw_problems(moves: Moves, figure: Figure) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("problems")
     figure.legend(loc="outside lower left", ncols=4, handlelength=1.2, columnspacing=1)
-    label_above(axes, f"{moves.version} against {moves.reference}")
+    axes.set_title(f"{moves.version} against {moves.reference}")

@@ -8,7 +8,7 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from owpo.report.drawing import NARROW, PANEL, WIDE, Chart, label_above, percent, some, style
+from owpo.report.drawing import NARROW, PANEL, WIDE, Chart, percent, some, style
 from owpo.report.record import Record, RunRecord, repetitions
 from owpo.report.series import Points, Series, evaluation_points, metric_points, series
 
@@ -131,6 +131,6 @@ def _draw_lines(title: str, lines: Sequence[Series], as_percent: bool, note: str
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.set_xlabel(f"rollout steps; {note}" if note else "rollout steps")
-    label_above(axes, title)
+    axes.set_title(title)
     if len(lines) > 1:
         figure.legend(loc="outside lower left", ncols=2 if len(lines) > 3 else 3, columnspacing=1.2)

@@ -153,8 +153,6 @@ def repetitions(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     for run in runs:
         groups.setdefault(run.recipe_key, []).append(run)
     return {
-        members[0].name
-        if len(members) == 1
-        else f"{members[0].name} and {len(members) - 1} more seeds": members
+        members[0].name if len(members) == 1 else f"{members[0].name} ({len(members)} seeds)": members
         for members in groups.values()
     }

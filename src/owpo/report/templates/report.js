@@ -42,7 +42,7 @@ for (const section of document.querySelectorAll(".one-way")) {
   const slider = section.querySelector("input"), output = section.querySelector("output");
   const rows = run.flips.map((stage) => {
     const share = element("td");
-    section.querySelector("tbody").append(
+    section.querySelector(".flips tbody").append(
       element("tr", {}, element("td", { textContent: stage.stage }), element("td", { textContent: stage.total }), share));
     return share;
   });
@@ -113,6 +113,8 @@ function startViewer() {
     fill(filters.stage, distinct(records().map((r) => String(r.stage))), String, "all");
     fill(filters.verdict, ["right", "wrong"], String, "all");
     fill(filters.problem, distinct(records().map((r) => r.problem)), String, "all");
+    filters.kind.value = records().some((r) => r.kind === "training") ? "training" : "";
+    filters.stage.value = String(records().at(-1)?.stage ?? "");  // where the run came to
     steps();
   }
   function steps() {
