@@ -2,6 +2,7 @@
 # make test    the tests
 # make check   lint, format, types
 # make docs    docs/recipe.md from the code
+# make screenshots  the pictures of the report in docs/images, of the demo's run; needs Chromium
 # make bench   what docs/benchmarks.md measures by command, beside TRL in .venv-trl: about 25 minutes on two quiet cores
 #              (a GPU has its own: .venv/bin/python benchmarks/gpu.py)
 # make chaos   runs that are killed, starved of disk and damaged 300 times, in about 15 minutes (docs/reliability.md)
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
-.PHONY: setup demo test test-vllm check docs bench chaos clean
+.PHONY: setup demo test test-vllm check docs screenshots bench chaos clean
 
 setup: $(READY)
 
@@ -30,6 +31,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/owpo train recipes/demo.toml --resume
+	$(BIN)/owpo report runs/demo
 	@echo "to start afresh: rm -r runs/demo (the base model in bases/demo is kept), then make demo"
 
 test: $(READY)
@@ -62,9 +64,13 @@ bench: $(READY)
 	$(BIN)/python benchmarks/interval_coverage.py
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/estimates.py
+	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/ceilings.py --compiled --profile
+
+screenshots: $(READY)
+	$(BIN)/python docs/screenshots.py
 
 chaos: $(READY)
 	$(BIN)/python -m chaos
