@@ -18,6 +18,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from owpo.report.series import some_of
+
 # Okabe and Ito's colours, which the colour-blind tell apart; every series has a mark or a dash of its own too.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8a6d00", "#3a86c8", "#b2182b", "#555555")
 DASHES: tuple[Any, ...] = (
@@ -149,12 +151,8 @@ def percent(value: float) -> str:
 
 
 def some(rows: list[Any], tables: int = 1) -> list[Any]:
-    """Evenly spaced ones of many rows, first and last among them: what a table of so many is given."""
-    most = max(2, _MOST_ROWS // max(1, tables))
-    if len(rows) <= most:
-        return rows
-    step = (len(rows) - 1) / (most - 1)
-    return [rows[round(number * step)] for number in range(most)]
+    """Rows for a table that shares its place with others: of many, evenly spaced ones."""
+    return some_of(rows, max(2, _MOST_ROWS // max(1, tables)))
 
 
 def style(number: int) -> dict[str, Any]:

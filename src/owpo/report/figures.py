@@ -28,6 +28,7 @@ from owpo.report.drawing import (
 )  # fmt: skip
 from owpo.report.dynamics import StageDeviations, weight_curve
 from owpo.report.record import RunRecord
+from owpo.report.series import some_of
 from owpo.report.summary import DIFFICULTIES, MOVES, Moves, scores
 
 
@@ -57,9 +58,13 @@ def ratchet_chart(run: RunRecord, name: str = "ratchet") -> Chart:
     )
 
 
+_MOST_NAMED = 8  # stages; of more, as every_k makes them, none has a place in the legend
+
+
 def _draw_ratchet(run: RunRecord, figure: Figure) -> None:
     axes = figure.subplots()
     narrow = figure.get_size_inches()[0] < WIDE[0]
+    has_names = len(run.stages) <= _MOST_NAMED
     for order, number in enumerate(run.stages):
         records = [record for record in run.evaluations if record["stage"] == number]
         start, end = run.total_step(number, 0), run.of_stage(number)[-1]["total_step"]
@@ -73,9 +78,9 @@ def _draw_ratchet(run: RunRecord, figure: Figure) -> None:
         first = run.of_stage(number)[0]
         axes.errorbar(
             x, y, yerr=[below, above], color=colour, marker=mark, elinewidth=0.7,
-            label=f"stage {number}, lineage {first['lineage']}: {first['objective']}",
+            label=f"stage {number}, lineage {first['lineage']}: {first['objective']}" if has_names else None,
         )  # fmt: skip
-        _draw_reference(axes, run, first["reference"], (start, end), colour, narrow)
+        _draw_reference(axes, run, first["reference"], (start, end), colour, has_names and not narrow)
     _draw_decisions(axes, run)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -83,12 +88,12 @@ def _draw_ratchet(run: RunRecord, figure: Figure) -> None:
     axes.set_title("Right answers, with 95% intervals over problems")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.08)
-    if run.stages:
+    if axes.get_legend_handles_labels()[1]:
         figure.legend(loc="outside lower left", ncols=1 if narrow else 2)
 
 
 def _draw_reference(
-    axes: Axes, run: RunRecord, reference: str | None, span: tuple[float, float], colour: str, narrow: bool
+    axes: Axes, run: RunRecord, reference: str | None, span: tuple[float, float], colour: str, has_name: bool
 ) -> None:
     """What a stage learns against, as a line over its steps."""
     if reference is None:
@@ -100,7 +105,7 @@ def _draw_reference(
             return
         accuracy, told = row.accuracy, f" ({row.set} set)"
     axes.plot(span, (accuracy, accuracy), color=colour, linestyle=(0, (2, 2)), linewidth=1.1)
-    if not narrow:
+    if has_name:
         axes.annotate(
             f"reference {reference}{told}", (span[0], accuracy), xytext=(2, 3), textcoords="offset points",
             fontsize=7, color=MUTED,
@@ -180,7 +185,7 @@ def _draw_one_way(run: RunRecord, stages: Sequence[StageDeviations], figure: Fig
     above.set_gid("one-way-axes")
     above.set_title("Coefficient of a token's step, of the verifier's")
     bins = torch.linspace(-edge, edge, 61).tolist()
-    for order, stage in enumerate(stages):
+    for order, stage in enumerate(some_of(stages, _MOST_NAMED)):
         inside = stage.delta.clamp(-edge, edge).tolist()
         share = [100 / len(inside)] * len(inside)
         below.hist(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from owpo.report.drawing import NARROW, PANEL, WIDE, Chart, percent, some, style
-from owpo.report.record import Record, RunRecord, repetitions
+from owpo.report.record import RunRecord, repetitions
 from owpo.report.series import Points, Series, evaluation_points, metric_points, series
 
 
@@ -23,49 +23,34 @@ def comparison_chart(runs: Sequence[RunRecord], name: str = "ratchet") -> Chart:
     )  # fmt: skip
 
 
-_Value = Callable[[Record], float | None]
-
-
-def _metric(name: str) -> _Value:
-    return lambda record: record.get(name)
-
-
-# Title, whether shares, lines: (name, value).
-_HEALTH: tuple[tuple[str, str, bool, tuple[tuple[str, _Value], ...]], ...] = (
-    ("reward", "Training accuracy", True, (("accuracy", _metric("accuracy")),)),
-    ("entropy", "Entropy of the policy, nats a token", False, (("entropy", _metric("entropy")),)),
+# Of its file, title, whether shares, lines: (what it is called, metric).
+_HEALTH: tuple[tuple[str, str, bool, tuple[tuple[str, str], ...]], ...] = (
+    ("reward", "Training accuracy", True, (("accuracy", "accuracy"),)),
+    ("entropy", "Entropy of the policy, nats a token", False, (("entropy", "entropy"),)),
     (
         "length", "Response length, tokens", False,
-        (("mean", _metric("response_length")), ("95th percentile", _metric("response_length_p95"))),
+        (("mean", "response_length"), ("95th percentile", "response_length_p95")),
     ),
-    ("truncated", "Truncated responses", True, (("truncated", _metric("truncated_share")),)),
-    ("kl", "KL to the reference, nats a token", False, (("KL", _metric("kl_to_reference")),)),
-    ("grad_norm", "Gradient norm before clipping", False, (("norm", _metric("grad_norm")),)),
+    ("truncated", "Truncated responses", True, (("truncated", "truncated_share"),)),
+    ("kl", "KL to the reference, nats a token", False, (("KL", "kl_to_reference"),)),
+    ("grad_norm", "Gradient norm before clipping", False, (("norm", "grad_norm"),)),
     (
         "zero_variance", "Groups without contrast", True,
-        (("all right", _metric("all_right_share")), ("all wrong", _metric("all_wrong_share"))),
+        (("all right", "all_right_share"), ("all wrong", "all_wrong_share")),
     ),
     (
         "verdicts", "Responses without a verdict", True,
-        (
-            ("unparseable", _metric("unparseable_share")),
-            ("timeout", _metric("timeout_share")),
-            ("error", _metric("error_share")),
-        ),
+        (("unparseable", "unparseable_share"), ("timeout", "timeout_share"), ("error", "error_share")),
     ),
     (
         "weights", "Tokens by weight", True,
-        (
-            ("accelerated", _metric("accelerated")),
-            ("locked", _metric("locked")),
-            ("saturated", _metric("saturated")),
-        ),
+        (("accelerated", "accelerated"), ("locked", "locked"), ("saturated", "saturated")),
     ),
     (
         "seconds", "Seconds a step, by phase", False,
-        tuple((phase, _metric(phase)) for phase in ("sampling", "verifying", "reference", "updating")),
+        tuple((phase, phase) for phase in ("sampling", "verifying", "reference", "updating")),
     ),
-    ("throughput", "Sampled tokens a second of a step", False, (("tokens/s", _metric("tokens_per_second")),)),
+    ("throughput", "Sampled tokens a second of a step", False, (("tokens/s", "tokens_per_second"),)),
 )  # fmt: skip
 
 
@@ -73,10 +58,10 @@ def health_charts(runs: Sequence[RunRecord], prefix: str = "") -> Iterator[Chart
     """One chart a metric that at least one run has; of several runs a line each, of the metric's first number."""
     for name, title, as_percent, numbers in _HEALTH:
         if len(runs) == 1:
-            lines = [series(line, [metric_points(runs[0], value)]) for line, value in numbers]
+            lines = [series(line, [metric_points(runs[0], metric)]) for line, metric in numbers]
         else:
-            line, value = numbers[0]
-            lines = _of_all(runs, partial(metric_points, value=value))
+            line, metric = numbers[0]
+            lines = _of_all(runs, partial(metric_points, metric=metric))
             title = title if len(numbers) == 1 else f"{title}: {line}"
         if any(line.x for line in lines):
             yield _lines_chart(f"{prefix}{name}", title, lines, as_percent=as_percent, size=PANEL)

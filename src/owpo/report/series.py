@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from owpo.evaluation.score_intervals import t_quantile
-from owpo.report.record import Record, RunRecord
+from owpo.report.record import RunRecord
 
 _MOST_POINTS = 400
 _LEVEL = 0.95
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,13 @@ class Series:
 Points = dict[int, tuple[float, float, float]]  # x: y, low, high
 
 
-def metric_points(run: RunRecord, value: Callable[[Record], float | None]) -> Points:
-    """A number of every step, from its lines of metrics.jsonl and timing.jsonl as one, where `reference` is the phase's
-    seconds; no point where there is none."""
+def metric_points(run: RunRecord, metric: str) -> Points:
+    """A number of metrics.jsonl or timing.jsonl at every step that has it; `reference` is the phase's seconds."""
     found = {}
     for metrics, timing in zip(run.metrics, run.timing, strict=False):
-        number = value({**metrics, "reference": None, **timing})
-        if number is not None and math.isfinite(number):
-            found[metrics["total_step"]] = (number, number, number)
+        value = {**metrics, "reference": None, **timing}.get(metric)
+        if value is not None and math.isfinite(value):
+            found[metrics["total_step"]] = (value, value, value)
     return found
 
 
@@ -58,7 +59,7 @@ def series(name: str, members: Iterable[Points]) -> Series:
     each = list(members)
     xs = sorted(set().union(*each)) if each else []
     points = {x: _joined([points[x] for points in each if x in points]) for x in xs}
-    kept = _thinned(xs)
+    kept = some_of(xs, _MOST_POINTS)  # a picture of this size shows no more
     return Series(
         name,
         [float(x) for x in kept],
@@ -75,9 +76,9 @@ def _joined(values: Sequence[tuple[float, float, float]]) -> tuple[float, float,
     return mean, mean - half, mean + half
 
 
-def _thinned(xs: list[int]) -> list[int]:
-    """Evenly spaced ones of many; a picture of this size shows no more. First and last stay."""
-    if len(xs) <= _MOST_POINTS:
-        return xs
-    step = (len(xs) - 1) / (_MOST_POINTS - 1)
-    return [xs[round(number * step)] for number in range(_MOST_POINTS)]
+def some_of(items: Sequence[Item], most: int) -> list[Item]:
+    """Evenly spaced ones of more than `most` items (2 at least), first and last among them; else all."""
+    if len(items) <= most:
+        return list(items)
+    step = (len(items) - 1) / (most - 1)
+    return [items[round(number * step)] for number in range(most)]

@@ -29,14 +29,8 @@ def recorded_rows(rows: TrainingRows, objective: Objective, count: int) -> Train
     """The rows with `count` of those that will be trained on marked: right and wrong in turn, active ones first."""
     size = int((rows.group == rows.group[0]).sum())
     active, right = rows.active.tolist(), (rows.advantage > 0).tolist()
-    trained = sorted(
-        rows_with_gradient(rows, objective).tolist(),
-        key=lambda row: (
-            not active[row],
-            row % size,
-            row // size,
-        ),  # the first response of every prompt first
-    )
+    trained = rows_with_gradient(rows, objective).tolist()
+    trained.sort(key=lambda row: (not active[row], row % size, row // size))  # spread over prompts
     kinds = [[row for row in trained if right[row] is kind] for kind in (True, False)]
     chosen = [row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None][:count]
     recorded = torch.full_like(rows.group, -1)
@@ -100,7 +94,8 @@ def _scored(
     policy: Policy, responses: Responses, temperature: float, micro_batch_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies [B, T], without gradient."""
-    logp = torch.zeros(responses.tokens.shape, dtype=torch.float64, device=responses.tokens.device)
+    dtype = torch.promote_types(policy.compute_dtype, torch.float32)
+    logp = torch.zeros(responses.tokens.shape, dtype=dtype, device=responses.tokens.device)
     entropy = torch.zeros_like(logp)
     with torch.no_grad():
         for index in micro_batches(responses, micro_batch_tokens, shares_prompts=policy.takes_layouts):
@@ -108,7 +103,7 @@ def _scored(
             found = response_logprobs(policy, part, temperature, with_entropy=True)
             for whole, value in zip((logp, entropy), found, strict=True):
                 assert value is not None
-                whole[index, : value.shape[1]] = value.to(whole.dtype)
+                whole[index, : value.shape[1]] = value
     return logp, entropy
 
 
