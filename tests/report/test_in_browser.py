@@ -109,7 +109,7 @@ def test_the_reader_moves_through_the_stages(look, report_file, run):
         assert place(page) == (1, len(mine))
         steps = page.locator("#filters [name=step] option").all_inner_texts()
         assert steps == ["all", *dict.fromkeys(str(record["step"]) for record in mine)]
-        assert f"stage {stage}," in page.locator(".response h4").inner_text()
+        assert f"stage {stage}," in page.locator(".response h3").inner_text()
 
 
 def test_a_token_tells_what_the_run_recorded(look, report_file, run):
@@ -234,7 +234,7 @@ def test_markup_that_a_model_wrote_is_text(look, report_file, run):
     assert page.evaluate("window.hacked") is None
     assert page.locator("#responses img, #responses script, #answer b").count() == 0
     assert page.locator("script").count() == 2
-    assert "<b>" in page.locator(".response h4").inner_text()
+    assert "<b>" in page.locator(".response h3").inner_text()
 
 
 def test_the_keyboard_alone_is_enough(look, report_file, run):
@@ -282,9 +282,9 @@ def test_one_problem_stage_by_stage(look, report_file, run):
     page = look(report_file)
     everything(page)
     choose(page, kind="watched")
-    problem = page.locator(".response h4").inner_text().partition(" · ")[0]
+    problem = page.locator(".response h3").inner_text().partition(" · ")[0]
     page.locator("#side").click()
-    told = page.locator(".response h4").all_inner_texts()
+    told = page.locator(".response h3").all_inner_texts()
     assert told == [
         f"{problem} · stage 1, before its first step",
         f"{problem} · stage 1, after step 8",

@@ -105,6 +105,15 @@ def test_the_machine_and_the_versions_are_named(run):
         assert start[name] in page
 
 
+def test_what_a_new_reference_does_to_the_weights_is_told(run):
+    page = told(report_page([run]))
+    move = run.moves[-1]["after"]
+    assert f"{move['delta']:+.3f} {move['abs_delta']:.3f} {move['kl']:.3f}" in page
+    assert (
+        f"{100 * move['accelerated']:.1f}% {100 * move['locked']:.1f}% {100 * move['saturated']:.1f}%" in page
+    )
+
+
 def test_a_refused_candidate_is_told_with_its_reason(workplace):
     gate = {"level": 0.05, "min_gain": 0.0}
     data = recipe(

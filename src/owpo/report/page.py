@@ -24,7 +24,7 @@ from owpo.report.figures import COEFFICIENTS, one_way_chart, one_way_edge, probl
 from owpo.report.health import comparison_chart, health_charts
 from owpo.report.record import Record, RunRecord
 from owpo.report.summary import problem_moves
-from owpo.report.tables import alarms, answer, headline, lineage, made, reproduce
+from owpo.report.tables import alarms, answer, headline, lineage, made, moves, reproduce
 from owpo.report.viewer import viewer_records
 
 _TOKEN_BYTES = 2_500_000  # of all runs: beside the figures, a page of a few MB
@@ -50,7 +50,7 @@ def save_figures(runs: Sequence[RunRecord], folder: Path) -> list[Path]:
         stages = deviations(run)
         charts += [ratchet_chart(run)] if run.evaluations else []
         charts += [one_way_chart(run, stages)] if stages else []
-        charts += [problems_chart(moves, f"problems_{moves.version}") for moves in problem_moves(run)]
+        charts += [problems_chart(each, f"problems_{each.version}") for each in problem_moves(run)]
         charts += health_charts(runs, "health_")
     return [file for chart in charts for file in chart.save(folder)]
 
@@ -137,9 +137,8 @@ def _of_run(run: RunRecord, key: str, stages: Sequence[StageDeviations], several
         "ratchet": ratchet_chart(run, f"{key}-ratchet") if run.evaluations else None,
         "lineage": lineage(run),
         "one_way": one_way_chart(run, stages, f"{key}-one_way") if stages else None,
-        "problems": [
-            problems_chart(moves, f"{key}-problems{i}") for i, moves in enumerate(problem_moves(run))
-        ],
+        "problems": [problems_chart(each, f"{key}-problems{i}") for i, each in enumerate(problem_moves(run))],
+        "moves": moves(run),
         "alarms": alarms(run),
         "health": list(health_charts([run], f"{key}-")),
         "made": made(run),

@@ -59,6 +59,10 @@ class RunRecord:
         return self.files.logs["lineage"].records()
 
     @cached_property
+    def moves(self) -> list[Record]:
+        return self.files.logs["moves"].records()
+
+    @cached_property
     def alarms(self) -> list[Record]:
         return self.files.logs["alarms"].records()
 

@@ -97,6 +97,27 @@ def lineage(run: RunRecord) -> Record:
     return {"columns": columns, "rows": rows}
 
 
+def moves(run: RunRecord) -> Record:
+    """What each new reference did to the weights of a stage's first responses: moves.jsonl."""
+    rows = []
+    for record in run.moves:
+        for side, reference in (("before", "the outgoing one"), ("after", record["reference"])):
+            found = record[side]
+            if found is not None:
+                shares = [found.get(name) for name in ("neutral", "accelerated", "locked", "saturated")]
+                rows.append(
+                    [
+                        str(record["stage"]), record["learner_from"], reference, f"{found['delta']:+.3f}",
+                        f"{found['abs_delta']:.3f}", f"{found['kl']:.3f}",
+                        *("" if share is None else f"{_points(share)}%" for share in shares),
+                    ]
+                )  # fmt: skip
+    columns = [
+        "stage", "learner", "held against", "mean δ", "mean |δ|", "KL", "w = 1", "accelerated", "locked", "saturated",
+    ]  # fmt: skip
+    return {"columns": columns, "rows": rows}
+
+
 def alarms(run: RunRecord) -> Record:
     names = list(dict.fromkeys(name for record in run.alarms for name in record))
     return {"columns": names, "rows": [[_plain(record.get(name)) for name in names] for record in run.alarms]}

@@ -165,7 +165,7 @@ function startViewer() {
     }
     const where = `stage ${record.stage}, ${record.kind === "watched" ? (record.step === 0 ? "before its first step" : `after step ${record.step}`) : `trained on in step ${record.step}`}`;
     return element("article", { className: "response" },
-      element("h4", { textContent: `${record.problem} · ${where}` }), list,
+      element("h3", { textContent: `${record.problem} · ${where}` }), list,
       state.table ? tokenTable(record) : tokens(record));
   }
 
