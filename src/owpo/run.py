@@ -55,7 +55,7 @@ class Run:
     rows: list[dict[str, Any]]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One record a rollout step; docs/objectives.md says what each means."""
+        """One record a rollout step; docs/run-folder.md says what each means."""
         return RunFolder(self.folder).logs["metrics"].records()
 
     def version_folder(self, version: str) -> Path:
