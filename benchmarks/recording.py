@@ -1,6 +1,6 @@
 """What token records cost: the same run without them, with the defaults, and with a record of every step.
 
-    python benchmarks/recording.py [--repeats 3] [--steps 40] [--json]
+    python benchmarks/recording.py [--repeats 3] [--steps 20] [--json]
 
 A random Qwen3 model of width 128 and 4 layers, 16 x 8 responses of up to 64 tokens a step, an evaluation of 64 problems
 x 4 every 10 steps, one thread. A run is a process of its own, the three kinds in turn, A B C A B C. Its cost is the
@@ -80,7 +80,7 @@ def one_run(kind: str, steps: int) -> dict[str, float]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--kind", choices=KINDS, help="one run in this process; used by the command itself")
     args = parser.parse_args()
     if args.kind is not None:

@@ -19,11 +19,12 @@ RUN = ROOT / "runs" / "demo"
 
 
 def show_tokens(page: Page) -> None:
-    """A trained response of the second stage, early on: its reference is ahead and behind by turns."""
+    """The first response of the second stage's step 11 in which tokens are accelerated and locked by turns."""
     page.locator("#filters [name=stage]").select_option("2")
     page.locator("#filters [name=step]").select_option("11")
-    page.locator("#tokens").scroll_into_view_if_needed()
-    page.locator(".tokens .t.accelerated.s3").first.hover()
+    while not all(page.locator(f".tokens .t.{kind}.s3").count() for kind in ("accelerated", "locked")):
+        page.locator("#next").click()
+    page.locator(".tokens .t.locked").first.focus()
 
 
 def main() -> None:
@@ -39,14 +40,15 @@ def main() -> None:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(report.as_uri())
             if tokens:
+                page.locator("#tokens").evaluate("section => section.style.padding = '0 1rem 1rem'")
                 show_tokens(page)
                 page.locator("#tokens").screenshot(path=IMAGES / f"{name}.png")
             else:
                 page.screenshot(path=IMAGES / f"{name}.png")
             page.close()
 
-        picture("report-light", 1120, 900, "light")
-        picture("report-dark", 1120, 900, "dark")
+        picture("report-light", 1120, 1240, "light")
+        picture("report-dark", 1120, 1240, "dark")
         picture("report-narrow", 390, 844, "light")
         picture("report-tokens", 1120, 900, "light", tokens=True)
         browser.close()

@@ -83,6 +83,7 @@ def test_the_first_update_of_a_batch_needs_no_pass_for_the_old_policy_either(rec
         training={"updates_per_batch": 4},
         rollout={"group_size": 8, "max_rounds": 20},
         evaluation={"every": 100},
+        run={"watched_problems": 0},
     )
     reference = scored[0][0] if len({id(policy) for policy, _ in scored}) == 1 else None
     rows = {}
@@ -155,14 +156,14 @@ def test_leapfrog_lineages_keep_their_own_weights(recipe_data):
 def test_the_best_of_a_stage_becomes_the_reference(recipe_data, monkeypatch):
     """Scores are dictated: step 2 of 3 is the best of stage 1, and a tie goes to the earlier."""
     scores = iter([0.1, 0.5, 0.5, 0.0, 0.0, 0.0])
-    real = stage.Session.evaluate_selection
+    real = stage.Session.evaluation
 
-    def dictated(session):
-        result = real(session)
+    def dictated(session, groups):
+        result = real(session, groups)
         object.__setattr__(result.accuracy, "mean", next(scores))
         return result
 
-    monkeypatch.setattr(stage.Session, "evaluate_selection", dictated)
+    monkeypatch.setattr(stage.Session, "evaluation", dictated)
     finished = run(
         recipe_data,
         ratchet={"protocol": "best_of_stage", "stages": 2, "steps": 3},

@@ -107,8 +107,8 @@ def _draw_reference(
     axes.plot(span, (accuracy, accuracy), color=colour, linestyle=(0, (2, 2)), linewidth=1.1)
     if has_name:
         axes.annotate(
-            f"reference {reference}{told}", (span[0], accuracy), xytext=(2, 3), textcoords="offset points",
-            fontsize=7, color=MUTED,
+            f"reference {reference}{told}", (span[1], accuracy), xytext=(-2, -3), textcoords="offset points",
+            ha="right", va="top", fontsize=7, color=MUTED,
         )  # fmt: skip
 
 

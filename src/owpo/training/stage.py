@@ -81,6 +81,9 @@ def train_step(session: Session, task: Task) -> dict[str, Any]:
     """One rollout batch and its optimiser updates; its line of metrics.jsonl."""
     config, progress = session.config, session.progress
     place = (task.number, progress.step)
+    tokens: list[dict[str, Any]] = []
+    if progress.step == 0 and config.run.watched_problems > 0:
+        tokens += _watch(session, task, session.answer_watched())
     clock = PhaseClock()
 
     with clock("sampling"), session.display.phase("sampling", None) as advance:
@@ -107,9 +110,7 @@ def train_step(session: Session, task: Task) -> dict[str, Any]:
             f"{config.rollout.prompts} groups with both right and wrong answers; going on with those, now and "
             "whenever it happens again (metrics.jsonl counts it as short_batches)"
         )
-    rows, results, move, tokens = None, [], None, []
-    if progress.step == 0 and config.run.watched_problems > 0:
-        tokens += _watch(session, task, session.answer_watched())
+    rows, results, move = None, [], None
     if rollout.groups is not None:
         assert rollout.rewarded_PG is not None
         rows = _rows_of(rollout.groups, rollout.rewarded_PG, session, task)
