@@ -212,8 +212,8 @@ def test_the_lines_of_pandas_run(folders):
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
     for folder in folders:
         names: dict[str, Any] = {}
-        for line in "".join(blocks).splitlines():
-            exec(f"run = {str(folder)!r}" if line.startswith("run = ") else line, names)
+        for block in blocks:
+            exec(block.replace('"runs/demo"', repr(str(folder))), names)
         for log, file in zip(LOGS, LOG_FILES, strict=True):
             check_rows(names[log], read_jsonl_records(folder / file))
         check_token_rows(names, read_jsonl_records(folder / "tokens.jsonl.gz"))
