@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from owpo.config import RunConfig
 from owpo.core.registry import did_you_mean
+from owpo.disk.files import read_json
 from owpo.disk.sealed import read_sealed
 from owpo.errors import InputError
 
@@ -33,7 +34,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise InputError(f"no recipe {str(path)!r}.{_nearest_file(file)}")
     try:
         if file.suffix == ".json":
-            data = read_sealed(file)
+            data = _read_run_config(file)
         else:
             data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -52,14 +53,29 @@ def build_config(data: Mapping[str, Any], source: str) -> RunConfig:
         raise InputError(f"{source}:\n{problems}") from error
 
 
+def _read_run_config(file: Path) -> dict[str, Any]:
+    fix = (
+        "a recipe is a TOML file, or a run's config.json as the run wrote it, with changes given as overrides: "
+        "--section.key VALUE"
+    )
+    data = read_json(file, fix)
+    if not (isinstance(data, dict) and {"run", "seal"} <= data.keys()):
+        raise InputError(f"{file} is not the config.json of a run; {fix}")
+    return read_sealed(file, fix)
+
+
 def _nearest_file(missing: Path) -> str:
+    if (missing / "config.json").is_file():
+        return f" Did you mean {str(missing / 'config.json')!r}?"
     if not missing.parent.is_dir():
         return f" The folder {str(missing.parent)!r} does not exist."
-    siblings = sorted(p.name for p in missing.parent.glob("*.toml"))
-    near = difflib.get_close_matches(missing.name, siblings, n=1)
+    recipes = sorted(p.name for p in missing.parent.glob("*.toml"))
+    recipes += ["config.json"] * (missing.parent / "config.json").is_file()
+    copies = [p.name for p in missing.parent.glob("*.json")] if missing.suffix == ".json" else []
+    near = difflib.get_close_matches(missing.name, {*recipes, *copies}, n=1)
     if near:
         return f" Did you mean {str(missing.parent / near[0])!r}?"
-    return f" Recipes there: {', '.join(siblings)}" if siblings else ""
+    return f" Recipes there: {', '.join(recipes)}" if recipes else ""
 
 
 def _parse_overrides(words: Sequence[str]) -> list[tuple[str, Any]]:

@@ -42,7 +42,7 @@ from owpo.training.display import Display
 from owpo.training.engine import open_engine
 from owpo.training.rollout import ProblemOrder
 from owpo.training.session import Session, load_version, new_optimizer
-from owpo.training.trackers import check_trackers, open_trackers
+from owpo.training.trackers import TrackerFailed, check_trackers, open_trackers
 from owpo.verify.graders import fingerprint
 from owpo.verify.verifier import Verifier, open_verifier
 
@@ -95,7 +95,12 @@ def train(
         if (warning := check_memory(config, prompt_tokens=problems.longest_text() // 4 + 1)) is not None:
             display.warn(warning)
         _create(path, config, problems, display, stop)
-        return _go_on(path, config, problems, verifier, display, stop)
+        try:
+            return _go_on(path, config, problems, verifier, display, stop)
+        except TrackerFailed as error:
+            # No step was begun, and the mend may be another recipe.
+            shutil.rmtree(path, ignore_errors=True)
+            raise InputError(f"{error}; or take it out of run.trackers. Then start it again") from error
 
 
 def resume(folder: str | Path, *, display: Display | None = None) -> Run:
@@ -117,7 +122,10 @@ def resume(folder: str | Path, *, display: Display | None = None) -> Run:
     stop = StopSignal()
     with stop.listen(), _disk_trouble_is_told(path), _verifier(config) as verifier:
         problems = _problems(config, verifier)
-        return _go_on(path, config, problems, verifier, display, stop)
+        try:
+            return _go_on(path, config, problems, verifier, display, stop)
+        except TrackerFailed as error:
+            raise InputError(f"{error}. Then go on by: owpo resume {path}") from error
 
 
 @contextmanager
@@ -315,7 +323,7 @@ def _go_on(
         display.start(path, [str(stage) for stage in plan], session.progress.stage)
         longest = partial(longest_prompt, problems, policy)
         with (
-            open_trackers(config, path, session.progress.total_steps) as session.trackers,
+            open_trackers(config, path, session.progress.total_steps, display.warn) as session.trackers,
             open_engine(config, policy, folder.versions.folder / "base", longest) as session.engine,
         ):
             evolve(session)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from owpo.printable import printable
 from owpo.report.record import RunRecord, read_run
 
 _BARS = "▁▂▃▄▅▆▇█"
-_WIDTH = 40  # of a sparkline
+_WIDTH = 40  # of a sparkline, where there is room
+_TEXT, _TEXT_NARROW = 48, 28  # columns of the table beside it: all of them, without lowest and highest
+_LEAST = 12  # of a sparkline
 _RECENT = 20  # steps whose median duration is taken for the rest's
-_TAIL = 1 << 16  # bytes of rollouts.jsonl
+_LINES = 6  # of a response
 _METRICS = (
     ("accuracy", "{:.1%}"),
     ("kl_to_reference", "{:.4f}"),
@@ -44,35 +46,37 @@ def watch(path: Path, console: Console, every: float = 2.0, once: bool = False) 
         InputError: the folder is no run.
     """
     if once or not console.is_terminal:
-        console.print(picture(read_run(path)))
+        console.print(picture(read_run(path), console.width))
         return
-    with Live(picture(read_run(path)), console=console, auto_refresh=False) as live:
+    with Live(picture(read_run(path), console.width), console=console, auto_refresh=False) as live:
         while True:
             run = read_run(path)
-            live.update(picture(run), refresh=True)
+            live.update(picture(run, console.width), refresh=True)
             if run.is_finished:
                 return
             time.sleep(every)
 
 
-def picture(run: RunRecord) -> RenderableType:
-    """The run as it stands."""
-    parts: list[RenderableType] = [Text(f"{run.name}: {run.status}", style="bold")]
+def picture(run: RunRecord, width: int) -> RenderableType:
+    """The run as it stands, for a terminal of so many columns."""
+    parts: list[RenderableType] = [Text(printable(f"{run.name}: {run.status}"), style="bold")]
     if run.metrics:
-        parts += [_progress(run), _numbers(run), _reference(run)]
-    for record in _last_rollouts(run):
+        parts += [_progress(run, width), _numbers(run, width), _reference(run)]
+    for record in run.last_rollouts(3):
         parts.append(_response(record))
     return Group(*parts)
 
 
-def _progress(run: RunRecord) -> RenderableType:
+def _progress(run: RunRecord, width: int) -> RenderableType:
     total = sum(stage.steps for stage in run.plan)
     done = len(run.metrics)
-    grid = Table.grid(padding=(0, 1))
     left = "" if run.is_finished else f", about {_duration(_seconds_left(run))} left"
-    grid.add_row(
-        ProgressBar(total=total, completed=done, width=_WIDTH), f"{done} of at most {total} steps{left}"
-    )
+    text = f"{done} of at most {total} steps{left}"
+    bar = min(_WIDTH, width - len(text) - 1)
+    if bar < _LEAST:
+        return Text(text)
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(ProgressBar(total=total, completed=done, width=bar), text)
     return grid
 
 
@@ -93,30 +97,26 @@ def _duration(seconds: float) -> str:
     )
 
 
-def _numbers(run: RunRecord) -> Table:
+def _numbers(run: RunRecord, width: int) -> Table:
+    """Every metric that the run has: its newest value and all of them, with the extremes where there is room."""
+    is_wide = width >= _TEXT + _LEAST
+    room = min(_WIDTH, max(_LEAST, width - (_TEXT if is_wide else _TEXT_NARROW)))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     table.add_column("now", justify="right")
-    table.add_column("so far")
-    table.add_column("lowest", justify="right")
-    table.add_column("highest", justify="right")
-    steps = [{**m, **t} for m, t in zip(run.metrics, run.timing, strict=False)]
-    for name, form in _METRICS:
-        values = [step[name] for step in steps if step.get(name) is not None]
+    table.add_column("so far", no_wrap=True)
+    if is_wide:
+        table.add_column("lowest", justify="right")
+        table.add_column("highest", justify="right")
+    none: dict[str, Any] = {}  # a look may come between a step's two lines
+    steps = [{**m, **t} for m, t in zip_longest(run.metrics, run.timing, fillvalue=none)]
+    series = {name: (form, [step.get(name) for step in steps]) for name, form in _METRICS}
+    series["selection set"] = ("{:.1%}", [record["accuracy"] for record in run.evaluations])
+    for name, (form, found) in series.items():
+        values = [value for value in found if value is not None and math.isfinite(value)]
         if values:
-            cells = (form.format(value) for value in (values[-1], min(values), max(values)))
-            now, lowest, highest = cells
-            table.add_row(name, now, sparkline(values), lowest, highest)
-    if run.evaluations:
-        scores = [record["accuracy"] for record in run.evaluations]
-        last = run.evaluations[-1]
-        table.add_row(
-            "selection set",
-            f"{last['accuracy']:.1%}",
-            sparkline(scores),
-            f"{min(scores):.1%}",
-            f"{max(scores):.1%}",
-        )
+            extremes = [form.format(value) for value in (min(values), max(values))] if is_wide else []
+            table.add_row(name, form.format(values[-1]), sparkline(values, room), *extremes)
     return table
 
 
@@ -144,22 +144,12 @@ def _reference(run: RunRecord) -> Text:
     return Text(printable("\n".join([told, *alarms])))
 
 
-def _last_rollouts(run: RunRecord, count: int = 3) -> list[dict[str, Any]]:
-    """From the end of rollouts.jsonl, which may be long."""
-    file = run.folder / "rollouts.jsonl"
-    if not file.is_file():
-        return []
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - _TAIL))
-        lines = stream.read().split(b"\n")[:-1]
-    whole = lines if file.stat().st_size <= _TAIL else lines[1:]
-    return [json.loads(line) for line in whole[-count:]]
-
-
 def _response(record: dict[str, Any]) -> Text:
     right = record["verdict"] == "correct"
     text = record["response"].strip()
-    shown = text if len(text) <= 300 else f"... {text[-300:]}"
+    shown = "\n".join(text[-300:].split("\n")[-_LINES:])
+    if len(shown) < len(text):
+        shown = f"... {shown}"
     place = f"step {record['step']}, {record['problem']}, expected {record['answer']}"
     about = f"\n{'✓' if right else '✗'} {record['verdict']}, {place}: "
     return Text.assemble((printable(about), "green" if right else "yellow"), printable(shown))

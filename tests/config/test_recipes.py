@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import json
 import tomllib
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from owpo import config
 from owpo.bases.chain_addition import BaseRecipe
+from owpo.cli import main
 from owpo.errors import InputError
 from owpo.recipe_page import recipe_page
 from owpo.recipes import build_config, load_recipe
+from owpo.run import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -106,6 +109,99 @@ def test_malformed_overrides(recipe, words, message):
 def test_a_missing_recipe_names_the_nearest(recipe):
     with pytest.raises(InputError, match=r"Did you mean .*recipe\.toml"):
         load_recipe(recipe.with_name("recipee.toml"))
+
+
+@pytest.fixture
+def run(recipe_data):
+    """A finished run."""
+    return train(build_config(recipe_data, "test"))
+
+
+def test_the_configuration_of_a_run_is_a_recipe_that_repeats_it(run, tmp_path):
+    again = tmp_path / "again"
+    assert main(["train", str(run.folder / "config.json"), "--run.folder", str(again)]) == 0
+    for name in ("metrics.jsonl", "rollouts.jsonl", "evaluations.jsonl", "lineage.jsonl", "result.json"):
+        assert (again / name).read_bytes() == (run.folder / name).read_bytes(), name
+    before, after = (load_recipe(folder / "config.json").model_dump() for folder in (run.folder, again))
+    assert before["run"].pop("folder") == str(run.folder)
+    assert after["run"].pop("folder") == str(again)
+    assert after == before
+
+
+def test_the_configuration_of_a_run_takes_overrides(run, tmp_path):
+    words = ["--run.folder", str(tmp_path / "other"), "--seed", "2", "--ratchet.steps", "2"]
+    built = load_recipe(run.folder / "config.json", words)
+    assert (built.seed, built.ratchet.steps, built.rollout.group_size) == (2, 2, 16)
+    other = train(built)
+    assert len(other.metrics()) == 2
+    assert other.metrics() != run.metrics()[:2]
+
+
+def test_the_configuration_of_a_run_without_another_folder_does_not_touch_it(run, capsys):
+    assert main(["train", str(run.folder / "config.json")]) == 2
+    assert f"run.folder '{run.folder}' exists; go on with it by `owpo resume {run.folder}`" in (
+        capsys.readouterr().err
+    )
+
+
+WHAT_A_RECIPE_IS = (
+    "; a recipe is a TOML file, or a run's config.json as the run wrote it, with changes given as overrides: "
+    "--section.key VALUE"
+)
+
+
+def test_a_configuration_that_was_edited_by_hand_is_refused_with_the_way_to_change_it(run):
+    file = run.folder / "config.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"seed": 1', '"seed": 2'), encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        load_recipe(file, ["--run.folder", "other"])
+    assert str(error.value) == (
+        f"{file} is damaged or was edited (its text does not fit its seal){WHAT_A_RECIPE_IS}"
+    )
+
+
+@pytest.mark.parametrize("text", ['{"seed": 1}', "[1]", "3", '{"run": {"folder": "x"}}', '{"seal": "0"}'])
+def test_other_json_is_refused_as_what_it_is(tmp_path, text):
+    file = tmp_path / "recipe.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        load_recipe(file)
+    assert str(error.value) == f"{file} is not the config.json of a run{WHAT_A_RECIPE_IS}"
+
+
+def test_the_other_sealed_files_of_a_run_are_no_recipes(run):
+    for name in ("problems.json", "result.json"):
+        assert "seal" in json.loads((run.folder / name).read_text(encoding="utf-8"))
+        with pytest.raises(InputError, match=rf"{name} is not the config\.json of a run; a recipe is"):
+            load_recipe(run.folder / name)
+
+
+@pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b""])
+def test_json_that_is_none_is_refused(tmp_path, data):
+    file = tmp_path / "recipe.json"
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"recipe\.json is damaged \(.+\); a recipe is a TOML file, or"):
+        load_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        ("run/confg.json", r" Did you mean '.*/run/config\.json'\?"),
+        ("run/x.json", r" Recipes there: config\.json"),
+        ("run", r" Did you mean '.*/run/config\.json'\?"),
+        ("kopy.json", r" Did you mean '.*/copy\.json'\?"),
+        ("recipe.json", r" Did you mean '.*/recipe\.toml'\?"),
+        ("other/config.json", r" The folder '.*/other' does not exist\."),
+    ],
+)
+def test_a_missing_json_names_what_is_near(recipe, missing, hint):
+    folder = recipe.parent / "run"
+    folder.mkdir()
+    for file in (folder / "config.json", folder / "problems.json", recipe.parent / "copy.json"):
+        file.write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^no recipe '.*/{missing}'\.{hint}$"):
+        load_recipe(recipe.parent / missing)
 
 
 def test_broken_toml_says_where(tmp_path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from owpo.cli.common import Commands
 from owpo.errors import InputError
+
+_LONGEST = 86400  # seconds between two looks
 
 
 def add_commands(commands: Commands) -> None:
@@ -68,11 +71,9 @@ def _report(arguments: argparse.Namespace, _rest: list[str]) -> None:
 
 
 def _watch(arguments: argparse.Namespace, _rest: list[str]) -> None:
-    from owpo.watching import watch
+    if not 0 < arguments.every <= _LONGEST:
+        raise InputError(f"--every {arguments.every:g} must be above 0 and at most {_LONGEST}")
+    with suppress(KeyboardInterrupt):  # the ordinary way to end it
+        from owpo.watching import watch
 
-    if not arguments.every > 0:
-        raise InputError(f"--every {arguments.every:g} must be above 0")
-    try:
         watch(Path(arguments.folder), Console(), arguments.every, arguments.once)
-    except KeyboardInterrupt:
-        return

@@ -15,7 +15,8 @@ def is_locked(folder: Path) -> bool:
     """Whether a process of this machine holds the folder's lock. Nothing is written."""
     try:
         with (folder / "run.lock").open("r", encoding="utf-8") as stream:
-            os.kill(int(stream.read().strip() or 0) or os.getpid(), 0)
+            with suppress(PermissionError):  # the holder is another user's
+                os.kill(int(stream.read().strip() or 0) or os.getpid(), 0)
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -17,6 +17,7 @@ from owpo.disk.trouble import writing
 from owpo.errors import InputError
 
 _PIECE = 1 << 20  # bytes
+_TAIL = 1 << 20  # bytes at the end of a log, where its last lines are looked for
 _COMPRESSED = ".gz"
 
 
@@ -124,17 +125,39 @@ class JSONLLog:
     def records(self) -> list[dict[str, Any]]:
         return read_jsonl_records(self.path)
 
+    def last(self, count: int) -> list[dict[str, Any]]:
+        """The last lines, as many of `count` as its last MiB holds; the log may be long, and may be growing."""
+        assert self.path.suffix != _COMPRESSED
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as stream:
+            start = max(0, os.fstat(stream.fileno()).st_size - _TAIL)
+            stream.seek(start)
+            lines = stream.read().split(b"\n")[1 if start else 0 : -1]
+        return _records(self.path, lines[max(0, len(lines) - count) :])
+
 
 def read_jsonl_records(path: Path) -> list[dict[str, Any]]:
     """Every line of a log; what a kill left at its end, a line or a member without an end, is left out."""
     text = path.read_bytes() if path.exists() else b""
-    # Not splitlines: what a model writes may hold the other characters that it takes for the end of a line.
-    try:
-        if path.suffix == _COMPRESSED:
+    if path.suffix == _COMPRESSED:
+        try:
             text = b"".join(_members(text))
-        return [json.loads(line) for line in text.split(b"\n")[:-1]]
-    except (ValueError, zlib.error) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it") from error
+        except zlib.error as error:
+            raise _damaged(path, error) from error
+    # Not splitlines: what a model writes may hold the other characters that it takes for the end of a line.
+    return _records(path, text.split(b"\n")[:-1])
+
+
+def _records(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is damaged ({error}); restore it")
 
 
 def _members(data: bytes) -> Iterator[bytes]:

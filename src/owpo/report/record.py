@@ -70,6 +70,9 @@ class RunRecord:
     def tokens(self) -> list[Record]:
         return self.files.logs["tokens"].records()
 
+    def last_rollouts(self, count: int) -> list[Record]:
+        return self.files.logs["rollouts"].last(count)
+
     @cached_property
     def result(self) -> Record | None:
         """The closing table, None while there is none."""
@@ -139,7 +142,7 @@ def read_run(path: Path, name: str | None = None) -> RunRecord:
         InputError: the folder is no run, or something in it is damaged.
     """
     config = RunFolder.read_config(path)
-    return RunRecord(name or path.name, RunFolder(path), config, is_locked(path))
+    return RunRecord(name or path.resolve().name, RunFolder(path), config, is_locked(path))
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:

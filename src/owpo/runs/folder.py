@@ -9,6 +9,7 @@
     bad_updates/       what a skipped update had in hand
     versions/          weights with a name           checkpoints/     what a restart needs
     result.json        the closing table             report/          every sample behind it, a folder a version
+    tracker_id         the run's id at W&B or trackio, where `run.trackers` names one
 
 Every number in it repeats bit for bit when the run is repeated on the same CPU, but for those in timing.jsonl
 and environment.jsonl. docs/run-folder.md says what every field means.
