@@ -1,6 +1,7 @@
 """A pickle runs code when it is read. None is: not where one is planted, and no line of the package could."""
 
 import ast
+import gzip
 import json
 import pickle
 from pathlib import Path
@@ -159,6 +160,10 @@ def test_what_a_run_keeps_is_safetensors_and_json(recipe_data):
     """Nothing that a run writes could be a pickle, so nobody after it has to trust one."""
     folder = train(build_config(recipe_data, "test")).folder
     names = {file.name for file in folder.rglob("*") if file.is_file()}
-    assert {name.rsplit(".", 1)[1] for name in names} == {"json", "jsonl", "safetensors", "lock"}
+    assert {name.rsplit(".", 1)[1] for name in names} == {"json", "jsonl", "gz", "safetensors", "lock"}
     for file in folder.rglob("*.json"):
         json.loads(file.read_text(encoding="utf-8"))
+    for file in folder.rglob("*.gz"):
+        assert all(
+            isinstance(json.loads(line), dict) for line in gzip.decompress(file.read_bytes()).splitlines()
+        )

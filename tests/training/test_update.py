@@ -87,7 +87,7 @@ def counts_of(rows):
 def gradient(policy, chosen, rows, split, reduction):
     counts, prompt_tokens = counts_of(rows)
     policy.model.zero_grad()
-    loss, _, stats = accumulate_gradients(
+    loss, _, stats, _ = accumulate_gradients(
         policy, chosen, rows, split,
         reduction=reduction, counts=counts, prompt_tokens=prompt_tokens, temperature=TEMPERATURE,
     )  # fmt: skip

@@ -90,7 +90,8 @@ class RunRecord:
     def status(self) -> str:
         """Where the run stands, as a sentence; what to do where it has stopped."""
         if self.is_finished:
-            return f"finished: {len(self.metrics)} steps in {len(self.plan)} stages"
+            stages = "1 stage" if len(self.plan) == 1 else f"{len(self.plan)} stages"
+            return f"finished: {len(self.metrics)} steps in {stages}"
         state = "still running" if self.is_running else "not finished"
         if not self.metrics:
             place = "before the end of its first step"
