@@ -136,7 +136,7 @@ def test_a_finished_run_is_shown_whole(run, capsys):
     before = contents(run)
     told = shown(capsys, run, "--once")
     assert contents(run) == before
-    assert told.startswith("run: finished: 4 steps in 1 stages\n")
+    assert told.startswith("run: finished: 4 steps in 1 stage\n")
     assert "4 of at most 4 steps\n" in told
     metrics, evaluations = last_steps(run, "metrics"), last_steps(run, "evaluations")
     accuracy = [record["accuracy"] for record in metrics]
@@ -211,7 +211,7 @@ def test_a_run_is_watched_to_its_end_and_is_none_the_worse(recipe_data, tmp_path
         text = told(at_the_end=True)
     assert looks > 10
     assert process.returncode == 0
-    assert text.rindex("still running") < text.index("watched: finished: 30 steps in 1 stages")
+    assert text.rindex("still running") < text.index("watched: finished: 30 steps in 1 stage")
     assert (folder / "metrics.jsonl").read_bytes() == (whole.folder / "metrics.jsonl").read_bytes()
 
 
