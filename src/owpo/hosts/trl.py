@@ -1,0 +1,329 @@
+"""owpo inside TRL's GRPOTrainer: any objective by name, and a reference that moves and is part of every checkpoint.
+
+    from owpo.hosts.trl import OWPOConfig, OWPOTrainer
+
+TRL generates, scores, batches, distributes and logs. Here its batch becomes a TokenBatch, the objective's TokenLoss a
+loss, and the reference is kept. What needs the group (which samples are active) is decided before TRL shuffles; the
+reduction counts the whole optimiser step over all processes.
+
+Shape legend: B sequences of a micro-batch, T response tokens, G responses per prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from packaging.specifiers import SpecifierSet
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
+
+from owpo.core.batch import TokenBatch
+from owpo.core.deviation import active_count, top_active
+from owpo.core.reduce import StepCounts, reduction_weights
+from owpo.core.registry import Objective, objective
+from owpo.disk.sealed import read_sealed, write_sealed
+from owpo.errors import InputError, input_errors
+from owpo.policy.weights import check_fit, content_hash, load_state, unique_state
+
+_RANGE = ">=1.16,<1.17"  # what the tests run against
+try:
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.callbacks import SyncRefModelCallback
+except ImportError as error:
+    raise InputError(f"owpo.hosts.trl needs TRL {_RANGE}: pip install 'owpo[trl]'") from error
+if version("trl") not in SpecifierSet(_RANGE):
+    raise InputError(
+        f"owpo.hosts.trl is made for TRL {_RANGE}, and {version('trl')} is installed: pip install 'trl{_RANGE}'"
+    )
+
+# Fields of GRPOConfig that would have no effect, and what takes their place.
+_INSTEAD = {
+    "loss_type": "objective",
+    "beta": "objective_args (its KL weight)",
+    "epsilon": "objective_args (clip_low)",
+    "epsilon_high": "objective_args (clip_high)",
+    "delta": "objective_args",
+    "importance_sampling_level": "objective, such as 'gspo'",
+    "sync_ref_model": "move_every",
+    "ref_model_mixup_alpha": "move_every",
+    "ref_model_sync_steps": "move_every",
+    "use_bias_correction_kl": "objective_args",
+    "top_entropy_quantile": "objective",
+    "entropy_coef": "objective",
+    "use_adaptive_entropy": "objective",
+    "off_policy_mask_threshold": "objective",
+    "use_liger_kernel": "nothing: it has losses of its own",
+}
+_STATE = "owpo"  # folder in a checkpoint
+
+
+@dataclass
+class OWPOConfig(GRPOConfig):
+    """GRPOConfig, with the objective in the place of the loss.
+
+    Raises:
+        InputError: a field that would have no effect is set, or the objective cannot be had here.
+    """
+
+    objective: str = field(
+        default="owpo", metadata={"help": "What is optimised: `owpo objectives` lists them."}
+    )
+    objective_args: dict[str, Any] = field(default_factory=dict, metadata={"help": "Its settings."})
+    reference: str | None = field(
+        default=None,
+        metadata={"help": "Model folder or hub id of the first reference; None: the policy as it starts."},
+    )
+    move_every: int | None = field(
+        default=None,
+        metadata={"help": "Optimiser steps after which the policy becomes the reference; None: never."},
+    )
+    active_samples: Literal["curriculum", "all"] = field(
+        default="curriculum",
+        metadata={
+            "help": "Samples that get the one-way weight: the top |A| of a group, G down to 1 between moves."
+        },
+    )
+    reduction: str | None = field(default=None, metadata={"help": "None: the objective's paper's."})
+
+    def build_objective(self) -> Objective:
+        with input_errors("objective"):
+            return objective(self.objective, **self.objective_args)
+
+    def __post_init__(self) -> None:
+        defaults = {each.name: each.default for each in fields(GRPOConfig)}
+        for name, instead in _INSTEAD.items():
+            if name in defaults and getattr(self, name) != defaults[name]:
+                raise InputError(
+                    f"{name} = {getattr(self, name)!r} is not read by OWPOTrainer; use {instead}"
+                )
+        chosen = self.build_objective()
+        if chosen.needs.prepared:
+            raise InputError(
+                f"objective {chosen.name!r} prepares weights over a whole step, which TRL has shuffled"
+            )
+        if not chosen.needs.reference and (self.reference is not None or self.move_every is not None):
+            raise InputError(
+                f"objective {chosen.name!r} reads no reference: leave out reference and move_every"
+            )
+        if self.move_every is not None and self.move_every < 1:
+            raise InputError(f"move_every = {self.move_every} must be at least 1")
+        self.beta = 1.0 if chosen.needs.reference else 0.0  # to TRL: whether there is a reference
+        super().__post_init__()
+        if self.steps_per_generation % self.gradient_accumulation_steps:
+            raise InputError(
+                f"steps_per_generation = {self.steps_per_generation} must be a multiple of "
+                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: an update's tokens are counted "
+                "before it begins"
+            )
+
+
+class OWPOTrainer(GRPOTrainer):
+    """GRPOTrainer with one of owpo's objectives and a reference that is state.
+
+    lineage  every reference so far: the optimiser step it was taken at, and its weights' hash
+
+    Raises:
+        InputError: LoRA or sharded models with a reference of their own, groups that processes would have to share.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.objective = self.args.build_objective()
+        self.lineage: list[dict[str, Any]] = []
+        self._counted: object = None
+        if not self.objective.needs.reference:
+            return
+        moves = self.args.reference is not None or self.args.move_every is not None
+        if self.ref_model is None:
+            if moves:
+                raise InputError(
+                    "with a PEFT model the reference is its base: leave out reference and move_every"
+                )
+            return
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise InputError(
+                "a reference of owpo's is tried on whole models alone: neither DeepSpeed nor FSDP"
+            )
+        self._take_reference(self.args.reference)
+        self.add_callback(_Moves(self))
+
+    # ------------------------------------------------------------ the reference
+
+    def _take_reference(self, path: str | None) -> None:
+        """The weights that TRL's reference begins with: TRL would load the policy's hub id."""
+        source: PreTrainedModel = self.accelerator.unwrap_model(self.model)
+        if path is not None:
+            source = AutoModelForCausalLM.from_pretrained(path, dtype=self.model.dtype)
+        with input_errors("reference"):
+            load_state(unique_state(self.ref_model), unique_state(source))
+        self._note(path or "the policy as it started")
+
+    def _note(self, origin: str) -> None:
+        self.lineage.append(
+            {"step": self.state.global_step, "from": origin, "hash": content_hash(self.ref_model)}
+        )
+
+    def move_reference(self) -> None:
+        """The policy as it stands becomes the reference, for responses at hand too."""
+        model = self.accelerator.unwrap_model(self.model)
+        SyncRefModelCallback.sync_target_model(model, self.ref_model, 1.0)
+        self._note(f"the policy after step {self.state.global_step}")
+        if self._step % (
+            self.args.steps_per_generation * self.num_iterations
+        ):  # some will be trained on again
+            for inputs in self._buffered_inputs:
+                with torch.no_grad():
+                    inputs["ref_per_token_logps"], _ = self._score(self.ref_model, inputs, with_entropy=False)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.lineage and self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}", _STATE)
+            self.ref_model.save_pretrained(folder / "reference")
+            write_sealed(folder / "lineage.json", {"lineage": self.lineage})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self.lineage:
+            return
+        folder = Path(resume_from_checkpoint, _STATE)
+        if not (folder / "lineage.json").is_file():
+            raise InputError(f"{resume_from_checkpoint} holds no reference: OWPOTrainer did not write it")
+        saved = AutoModelForCausalLM.from_pretrained(folder / "reference", dtype=self.ref_model.dtype)
+        state = unique_state(self.ref_model)
+        with input_errors(str(folder)):
+            check_fit(state, unique_state(saved))
+        load_state(state, unique_state(saved))
+        self.lineage = read_sealed(folder / "lineage.json")["lineage"]
+        if content_hash(self.ref_model) != self.lineage[-1]["hash"]:
+            raise InputError(
+                f"{folder / 'reference'} is not the reference of this checkpoint; restore it from a backup"
+            )
+
+    # ------------------------------------------------------------ the batch
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if "pixel_values" in output:
+            raise InputError("OWPOTrainer is made for text; the batch has images")
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        advantage = output["advantages"]
+        if len(advantage) % size:
+            raise InputError(
+                f"{len(advantage)} responses a process are no whole groups of {size}: make "
+                "per_device_train_batch_size * steps_per_generation a multiple of num_generations"
+            )
+        output["group"] = torch.arange(len(advantage), device=advantage.device) // size
+        output["active"] = top_active(advantage.view(-1, size), self._num_active(size)).flatten()
+        return output
+
+    def _num_active(self, size: int) -> int:
+        if self.args.active_samples == "all":
+            return size
+        length = (self.args.move_every or self.state.max_steps) // self._updates_a_rollout
+        return active_count(self._rollout_step, length, size)
+
+    @property
+    def _updates_a_rollout(self) -> int:
+        return self.args.steps_per_generation * self.num_iterations // self.args.gradient_accumulation_steps
+
+    @property
+    def _rollout_step(self) -> int:
+        """Rollouts since the reference moved."""
+        step, every = self.state.global_step, self.args.move_every
+        return (step if every is None else step % every) // self._updates_a_rollout
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self.model.training and self._buffered_inputs is not self._counted:
+            self._counted, every = self._buffered_inputs, self.args.gradient_accumulation_steps
+            for start in range(0, len(self._buffered_inputs), every):
+                self._count(self._buffered_inputs[start : start + every])
+        elif not self.model.training:
+            self._count([inputs])
+        return inputs
+
+    def _count(self, parts: list[dict[str, Any]]) -> None:
+        """Note with the micro-batches of an optimiser step what it holds over all processes."""
+        tokens = torch.cat([_mask(part).sum(dim=1) for part in parts])
+        group = torch.cat([part["group"] for part in parts])
+        by_group = tokens.new_zeros(int(group.max()) + 1).index_add_(0, group, tokens)
+        own = torch.stack(
+            [tokens.sum(), tokens.new_tensor(len(tokens)), tokens.new_tensor(len(group.unique()))]
+        )
+        total = self.accelerator.reduce(own, reduction="sum").tolist()
+        for part in parts:
+            part["counts"] = StepCounts(
+                tokens=total[0], sequences=total[1], prompts=total[2], max_tokens=self.max_completion_length
+            )
+            part["group_tokens"] = by_group[part["group"]]
+
+    # ------------------------------------------------------------ the loss
+
+    def _score(self, model: Any, inputs: Mapping[str, Any], with_entropy: bool) -> tuple[Tensor, Any]:
+        """Log-probs and, where the model gives them, entropies; [B, T] float32."""
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        width = inputs["completion_ids"].size(1)
+        found = self._get_per_token_logps_and_entropies(model, ids, seen, width, compute_entropy=with_entropy)
+        logp, entropy = found[:2]
+        return _float(logp), entropy
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        mask = _mask(inputs)
+        logp, entropy = self._score(model, inputs, with_entropy=True)
+        known = {name: _float(value) for name, value in inputs.items() if name.endswith("_logps")}
+        result = self.objective(
+            TokenBatch(
+                logp=logp,
+                old_logp=known.get("old_per_token_logps", logp.detach()),
+                ref_logp=known.get("ref_per_token_logps"),
+                sampler_logp=known.get("sampling_per_token_logps"),
+                advantage=inputs["advantages"].to(logp.dtype),
+                mask=mask,
+                active=inputs["active"],
+                step=self._rollout_step,
+            )
+        )
+        loss = result.loss * inputs.get("importance_sampling_ratio", 1.0)
+        mode = self.args.reduction or self.objective.scaffold.reduction
+        weight = reduction_weights(mask, mode, inputs["counts"], inputs["group_tokens"], dtype=logp.dtype)
+        is_trained = mask
+        if not self.objective.needs.zero_advantage:
+            is_trained = mask & (inputs["advantages"] != 0).unsqueeze(1)
+        self._log({**result.stats, "entropy": entropy}, is_trained)
+        return (loss * weight).sum() * self.accelerator.num_processes  # whose gradients are averaged
+
+    def _log(self, stats: Mapping[str, Tensor], mask: Tensor) -> None:
+        """Every per-token statistic's mean, over the trained tokens of all processes that have it."""
+        known = [value[mask].double() for value in stats.values()]
+        pairs = torch.stack([torch.stack([v.nansum(), (~v.isnan()).sum().double()]) for v in known])
+        totals = self.accelerator.reduce(pairs, reduction="sum").tolist()
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, (total, count) in zip(stats, totals, strict=True):
+            metrics[name].append(total / count if count else float("nan"))
+
+
+class _Moves(TrainerCallback):
+    def __init__(self, trainer: OWPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.move_every is not None and state.global_step % args.move_every == 0:
+            self.trainer.move_reference()
+
+
+def _mask(inputs: Mapping[str, Any]) -> Tensor:
+    """[B, T] bool: response tokens that are trained on."""
+    mask = inputs["completion_mask"]
+    return (mask * inputs["tool_mask"] if "tool_mask" in inputs else mask).bool()
+
+
+def _float(logp: Tensor) -> Tensor:
+    """Deviations are read at a scale that bfloat16 does not resolve."""
+    return logp if logp.dtype == torch.float64 else logp.float()

@@ -1,0 +1,222 @@
+"""owpo inside TRL: the same losses and gradients, and a reference that moves, is saved and comes back."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_tiny_model
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl_batches import GROUP, as_trl, fixed_rows, local_gradients, trainer_of, trl_gradients
+
+from owpo.core.reduce import MODES
+from owpo.core.registry import entries, objective
+from owpo.errors import InputError
+from owpo.hosts.trl import OWPOConfig
+from owpo.policy.load import load_policy
+from owpo.policy.weights import content_hash
+
+OBJECTIVES = [entry.name for entry in entries() if not objective(entry.name).needs.prepared]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("trl")
+    return write_tiny_model(folder / "model"), write_tiny_model(folder / "reference", seed=1)
+
+
+def assert_close(found, expected):
+    scale = max(gradient.abs().max() for gradient in expected)
+    assert scale > 1e-6
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("split", [1, 2, 4], ids=lambda n: f"{n} micro-batches")
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_are_the_local_engines(models, tmp_path, name, split):
+    trainer = trainer_of(models[0], tmp_path, objective=name)
+    rows = fixed_rows(*models)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(split))  # as TRL shuffles
+    loss, found = trl_gradients(
+        trainer, [as_trl(rows, trainer, part.tolist()) for part in order.chunk(split)]
+    )
+    expected_loss, expected = local_gradients(models[0], rows, trainer.objective, None)
+    assert loss == pytest.approx(expected_loss, rel=1e-5, abs=1e-7)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("reduction", MODES)
+def test_every_reduction_counts_the_whole_step(models, tmp_path, reduction):
+    trainer = trainer_of(models[0], tmp_path, reduction=reduction)
+    rows = fixed_rows(*models)
+    parts = [as_trl(rows, trainer, list(range(start, start + 3))) for start in range(0, 12, 3)]
+    _, found = trl_gradients(trainer, parts)
+    _, expected = local_gradients(models[0], rows, trainer.objective, reduction)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction"), [("owpo", None), ("grpo", "prompt-mean"), ("dr_grpo", None), ("mopd", None)]
+)
+def test_two_processes_take_the_step_of_one(models, tmp_path, name, reduction):
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+            "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(here / "trl_two_processes.py"),
+            *map(str, models), str(tmp_path), name, str(reduction),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, expected = local_gradients(models[0], fixed_rows(*models), objective(name), reduction)
+    assert_close(torch.load(tmp_path / "gradients.pt", weights_only=True), expected)
+
+
+class Hashes(TrainerCallback):
+    """The policy's weights after every optimiser step."""
+
+    def __init__(self):
+        self.of_step = {}
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        self.of_step[state.global_step] = content_hash(model)
+
+
+def trained(models, folder, resume=None, **settings):
+    trainer = trainer_of(models[0], folder, **{"move_every": 2, "max_steps": 5, **settings})
+    hashes = Hashes()
+    trainer.add_callback(hashes)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, hashes.of_step
+
+
+def test_the_reference_is_replaced_by_the_policy(models, tmp_path):
+    trainer, hashes = trained(models, tmp_path)
+    first, *moved = trainer.lineage
+    assert first == {"step": 0, "from": "the policy as it started", "hash": first["hash"]}
+    assert [(each["step"], each["hash"]) for each in moved] == [(2, hashes[2]), (4, hashes[4])]
+    assert content_hash(trainer.ref_model) == hashes[4] != hashes[5]
+
+
+def test_a_reference_of_its_own_comes_first(models, tmp_path):
+    trainer, _ = trained(models, tmp_path, reference=str(models[1]), move_every=None)
+    assert [each["from"] for each in trainer.lineage] == [str(models[1])]
+    assert trainer.lineage[0]["hash"] == content_hash(load_policy(str(models[1])).model)
+    assert content_hash(trainer.ref_model) == trainer.lineage[0]["hash"]
+
+
+def test_deviations_start_at_zero_after_a_move(models, tmp_path):
+    """One rollout serves six updates, and the reference moves among them: what it had scored is scored again."""
+    trainer, _ = trained(
+        models, tmp_path, move_every=3, max_steps=6, gradient_accumulation_steps=1, steps_per_generation=6,
+        active_samples="all", per_device_train_batch_size=32, num_generations=16,
+    )  # fmt: skip
+    deltas = {record["step"]: record["delta"] for record in trainer.state.log_history if "delta" in record}
+    assert deltas[1] == pytest.approx(0, abs=1e-6)
+    assert abs(deltas[3]) > 1e-3
+    assert deltas[4] == pytest.approx(0, abs=1e-6)
+    assert abs(deltas[6]) > 1e-3
+
+
+def test_the_reference_is_in_the_checkpoint_and_comes_back(models, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    whole, hashes = trained(models, tmp_path / "whole", max_steps=3, **saving)
+    checkpoint = tmp_path / "whole" / "checkpoint-3"
+    again, later = trained(models, tmp_path / "again", resume=str(checkpoint), max_steps=5, **saving)
+    assert again.lineage[:2] == whole.lineage == again.lineage[:-1]
+    assert again.lineage[1]["hash"] == hashes[2]
+    assert again.lineage[-1] == {"step": 4, "from": "the policy after step 4", "hash": later[4]}
+    saved = load_policy(str(checkpoint / "owpo" / "reference")).model
+    assert content_hash(saved) == hashes[2]
+
+
+def test_a_checkpoint_without_its_reference_is_refused(models, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trained(models, tmp_path, **saving)
+    state = tmp_path / "checkpoint-2" / "owpo"
+    other = load_policy(str(models[1])).model
+    other.save_pretrained(state / "reference")
+    with pytest.raises(InputError, match="is not the reference of this checkpoint"):
+        trained(models, tmp_path / "again", resume=str(tmp_path / "checkpoint-2"), **saving)
+    (state / "lineage.json").unlink()
+    with pytest.raises(InputError, match="holds no reference"):
+        trained(models, tmp_path / "again", resume=str(tmp_path / "checkpoint-2"), **saving)
+
+
+def test_learning_happens(models, tmp_path):
+    """Chance is 1 in 15."""
+    trainer, _ = trained(
+        models, tmp_path, move_every=20, max_steps=60, per_device_train_batch_size=32, num_generations=16,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    rewards = [record["reward"] for record in trainer.state.log_history if "reward" in record]
+    assert sum(rewards[:5]) / 5 < 0.2
+    assert sum(rewards[-5:]) / 5 > 0.6
+
+
+def test_evaluation_has_a_loss_of_its_own_batch(models, tmp_path):
+    trainer = trainer_of(models[0], tmp_path, per_device_eval_batch_size=GROUP)
+    assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"loss_type": "grpo"}, "loss_type = 'grpo' is not read by OWPOTrainer; use objective"),
+        ({"beta": 0.04}, "beta = 0.04 is not read"),
+        ({"epsilon_high": 0.3}, "clip_high"),
+        ({"sync_ref_model": True}, "use move_every"),
+        ({"top_entropy_quantile": 0.2}, "top_entropy_quantile"),
+        ({"objective": "owpoo"}, "Did you mean 'owpo'?"),
+        ({"objective_args": {"w_low": 2.0}}, "objective: "),
+        ({"objective": "shuffled"}, "prepares weights over a whole step"),
+        ({"objective": "dapo", "move_every": 3}, "'dapo' reads no reference"),
+        ({"move_every": 0}, "move_every = 0 must be at least 1"),
+        ({"steps_per_generation": 2, "gradient_accumulation_steps": 4}, "must be a multiple of"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path, settings, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        OWPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
+
+
+def test_an_adapter_has_no_reference_of_its_own(models, tmp_path):
+    adapter = LoraConfig(r=2, target_modules="all-linear")
+    with pytest.raises(InputError, match="with a PEFT model the reference is its base"):
+        trainer_of(models[0], tmp_path, peft_config=adapter, move_every=2)
+    trainer = trainer_of(models[0], tmp_path, peft_config=adapter)
+    trainer.train()
+    deltas = [record["delta"] for record in trainer.state.log_history if "delta" in record]
+    assert deltas[0] == pytest.approx(0, abs=1e-6)
+    assert abs(deltas[-1]) > 1e-6
+
+
+def test_a_reference_of_another_size_is_refused(models, tmp_path, byte_model):
+    with pytest.raises(InputError, match="reference: the saved weights belong to a model of another"):
+        trainer_of(models[0], tmp_path, reference=str(byte_model))
+
+
+def test_another_release_of_trl_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.17.0")
+    monkeypatch.delitem(sys.modules, "owpo.hosts.trl")
+    with pytest.raises(InputError, match=r"made for TRL >=1.16,<1.17, and 1.17.0 is installed: pip install"):
+        importlib.import_module("owpo.hosts.trl")
+
+
+def test_without_trl_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    monkeypatch.delitem(sys.modules, "owpo.hosts.trl")
+    with pytest.raises(InputError, match=r"pip install 'owpo\[trl\]'"):
+        importlib.import_module("owpo.hosts.trl")
