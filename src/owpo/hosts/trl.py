@@ -185,6 +185,7 @@ class OWPOTrainer(GRPOTrainer):
         if self.lineage and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}", _STATE)
             self.ref_model.save_pretrained(folder / "reference")
+            self.processing_class.save_pretrained(folder / "reference")
             write_sealed(folder / "lineage.json", {"lineage": self.lineage})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
