@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "terminal": {"evaluation", "printable", "training"},
     "report": {"config", "core", "disk", "errors", "evaluation", "ratchet", "runs"},
     "watching": {"printable", "report"},
-    "hosts": {"core", "disk", "errors", "policy"},
+    "hosts": {"core", "disk", "errors", "policy", "verify"},
     "cli": set(),
 }
 ABOVE_ALL = {"run", "scores", "exporting", "cli", "__init__", "__main__"}
