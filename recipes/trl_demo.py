@@ -15,7 +15,8 @@ from datasets import Dataset
 from transformers.trainer_utils import get_last_checkpoint
 
 from owpo.bases.chain_addition import BaseRecipe, ensure_base
-from owpo.hosts.trl import OWPOConfig, OWPOTrainer, verifier_reward
+from owpo.hosts.rewards import verifier_reward
+from owpo.hosts.trl import OWPOConfig, OWPOTrainer
 from owpo.policy.tokenizer import load_tokenizer
 from owpo.problems.chain_addition import generate
 

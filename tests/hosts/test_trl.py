@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import write_tiny_model
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl_batches import GROUP, as_trl, fixed_rows, local_gradients, trainer_of, trl_gradients
 
 from owpo.core.reduce import MODES
@@ -138,7 +138,7 @@ def test_the_reference_is_in_the_checkpoint_and_comes_back(models, tmp_path):
     assert again.lineage[:2] == whole.lineage == again.lineage[:-1]
     assert again.lineage[1]["hash"] == hashes[2]
     assert again.lineage[-1] == {"step": 4, "from": "the policy after step 4", "hash": later[4]}
-    saved = load_policy(str(checkpoint / "owpo" / "reference")).model
+    saved = AutoModelForCausalLM.from_pretrained(checkpoint / "owpo" / "reference")
     assert content_hash(saved) == hashes[2]
 
 
@@ -192,15 +192,57 @@ def test_what_would_have_no_effect_is_refused(tmp_path, settings, told):
         OWPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
 
 
-def test_an_adapter_has_no_reference_of_its_own(models, tmp_path):
-    adapter = LoraConfig(r=2, target_modules="all-linear")
-    with pytest.raises(InputError, match="with a PEFT model the reference is its base"):
-        trainer_of(models[0], tmp_path, peft_config=adapter, move_every=2)
-    trainer = trainer_of(models[0], tmp_path, peft_config=adapter)
+ADAPTER = {"r": 2, "target_modules": "all-linear", "init_lora_weights": True}
+
+
+def policy_adapter(model) -> list[torch.Tensor]:
+    return [value.detach().clone() for name, value in model.named_parameters() if ".default." in name]
+
+
+def test_the_reference_of_an_adapter_is_its_base_and_then_an_adapter(models, tmp_path):
+    trainer = trainer_of(models[0], tmp_path, LoraConfig(**ADAPTER), move_every=2, max_steps=5)
+    seen = {}
+
+    class Adapters(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            seen[state.global_step] = policy_adapter(model)
+
+    trainer.add_callback(Adapters())
     trainer.train()
-    deltas = [record["delta"] for record in trainer.state.log_history if "delta" in record]
-    assert deltas[0] == pytest.approx(0, abs=1e-6)
-    assert abs(deltas[-1]) > 1e-6
+    assert [each["from"] for each in trainer.lineage] == [
+        "the base", "the policy after step 2", "the policy after step 4",
+    ]  # fmt: skip
+    reference = [value for name, value in trainer.model.named_parameters() if ".ref." in name]
+    assert all(torch.equal(one, other) for one, other in zip(reference, seen[4], strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(reference, seen[5], strict=True))
+    assert not any(value.requires_grad for value in reference)
+    assert trainer.model.active_adapters == ["default"]
+
+
+def test_deviations_of_an_adapter_start_at_zero_after_a_move(models, tmp_path):
+    trainer = trainer_of(
+        models[0], tmp_path, LoraConfig(**ADAPTER), move_every=3, max_steps=6, gradient_accumulation_steps=1,
+        steps_per_generation=6, active_samples="all", per_device_train_batch_size=32, num_generations=16,
+    )  # fmt: skip
+    trainer.train()
+    deltas = {record["step"]: record["delta"] for record in trainer.state.log_history if "delta" in record}
+    assert (deltas[1], deltas[4]) == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6))
+    assert min(abs(deltas[3]), abs(deltas[6])) > 1e-5
+
+
+def test_an_adapter_comes_back_as_the_reference(models, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 3, "move_every": 2}
+    whole = trainer_of(models[0], tmp_path / "whole", LoraConfig(**ADAPTER), max_steps=3, **saving)
+    whole.train()
+    again = trainer_of(models[0], tmp_path / "again", LoraConfig(**ADAPTER), max_steps=5, **saving)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert again.lineage[:2] == whole.lineage
+    assert [each["step"] for each in again.lineage] == [0, 2, 4]
+
+
+def test_an_adapter_begins_with_its_base(models, tmp_path):
+    with pytest.raises(InputError, match="a PEFT policy begins with its base"):
+        trainer_of(models[0], tmp_path, LoraConfig(**ADAPTER), reference=str(models[1]))
 
 
 def test_a_reference_of_another_size_is_refused(models, tmp_path, byte_model):

@@ -11,7 +11,7 @@ Shape legend: B sequences of a micro-batch, T response tokens, G responses per p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from packaging.specifiers import SpecifierSet
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from owpo.core.batch import TokenBatch
 from owpo.core.deviation import active_count, top_active
@@ -28,14 +28,12 @@ from owpo.core.reduce import StepCounts, reduction_weights
 from owpo.core.registry import Objective, objective
 from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.errors import InputError, input_errors
-from owpo.policy.weights import check_fit, content_hash, load_state, unique_state
-from owpo.verify.verdict import FAILURES, Verdict
-from owpo.verify.verifier import open_verifier
 
 _RANGE = ">=1.16,<1.17"  # what the tests run against
 try:
     from trl import GRPOConfig, GRPOTrainer
-    from trl.trainer.callbacks import SyncRefModelCallback
+
+    from owpo.hosts.trl_reference import AdapterReference, TRLReference, WholeReference
 except ImportError as error:
     raise InputError(f"owpo.hosts.trl needs TRL {_RANGE}: pip install 'owpo[trl]'") from error
 if version("trl") not in SpecifierSet(_RANGE):
@@ -127,86 +125,80 @@ class OWPOConfig(GRPOConfig):
 class OWPOTrainer(GRPOTrainer):
     """GRPOTrainer with one of owpo's objectives and a reference that is state.
 
-    lineage  every reference so far: the optimiser step it was taken at, and its weights' hash
+    reference  None where the objective reads none
+    lineage    every reference so far: the optimiser step it was taken at, and its weights' hash
 
     Raises:
-        InputError: LoRA or sharded models with a reference of their own, groups that processes would have to share.
+        InputError: the reference does not fit the policy, or the policy is sharded.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.objective = self.args.build_objective()
+        self.reference: TRLReference | None = None
         self.lineage: list[dict[str, Any]] = []
         self._counted: object = None
-        if not self.objective.needs.reference:
-            return
-        moves = self.args.reference is not None or self.args.move_every is not None
-        if self.ref_model is None:
-            if moves:
-                raise InputError(
-                    "with a PEFT model the reference is its base: leave out reference and move_every"
-                )
-            return
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise InputError(
-                "a reference of owpo's is tried on whole models alone: neither DeepSpeed nor FSDP"
-            )
-        self._take_reference(self.args.reference)
-        self.add_callback(_Moves(self))
+        if self.objective.needs.reference:
+            self._take_first_reference()
+            self.add_callback(_Moves(self))
 
     # ------------------------------------------------------------ the reference
 
-    def _take_reference(self, path: str | None) -> None:
-        """The weights that TRL's reference begins with: TRL would load the policy's hub id."""
-        source: PreTrainedModel = self.accelerator.unwrap_model(self.model)
+    def _take_first_reference(self) -> None:
+        """The weights that it begins with. TRL has loaded the policy's hub id, which need not be the policy."""
+        path, policy = self.args.reference, self.accelerator.unwrap_model(self.model)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise InputError(
+                "OWPOTrainer's reference is tried on whole models alone: neither DeepSpeed nor FSDP"
+            )
+        if self.ref_model is None:
+            if path is not None:
+                raise InputError("a PEFT policy begins with its base for a reference: leave out reference")
+            self.reference = AdapterReference(policy)
+            self._note("the base")
+            return
+        start = policy
         if path is not None:
-            source = AutoModelForCausalLM.from_pretrained(path, dtype=self.model.dtype)
+            start = AutoModelForCausalLM.from_pretrained(path, dtype=self.ref_model.dtype)
         with input_errors("reference"):
-            load_state(unique_state(self.ref_model), unique_state(source))
+            self.reference = WholeReference(self.ref_model, policy, start)
         self._note(path or "the policy as it started")
 
     def _note(self, origin: str) -> None:
-        self.lineage.append(
-            {"step": self.state.global_step, "from": origin, "hash": content_hash(self.ref_model)}
-        )
+        assert self.reference is not None
+        self.lineage.append({"step": self.state.global_step, "from": origin, "hash": self.reference.hash()})
 
     def move_reference(self) -> None:
         """The policy as it stands becomes the reference, for responses at hand too."""
-        model = self.accelerator.unwrap_model(self.model)
-        SyncRefModelCallback.sync_target_model(model, self.ref_model, 1.0)
+        assert self.reference is not None
+        self.reference.move()
         self._note(f"the policy after step {self.state.global_step}")
         if self._step % (
             self.args.steps_per_generation * self.num_iterations
         ):  # some will be trained on again
-            for inputs in self._buffered_inputs:
-                with torch.no_grad():
-                    inputs["ref_per_token_logps"], _ = self._score(self.ref_model, inputs, with_entropy=False)
+            with torch.no_grad(), self.reference.scoring() as model:
+                for inputs in self._buffered_inputs:
+                    inputs["ref_per_token_logps"], _ = self._score(model, inputs, with_entropy=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        if self.lineage and self.args.should_save:
+        if self.reference is not None and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}", _STATE)
-            self.ref_model.save_pretrained(folder / "reference")
-            self.processing_class.save_pretrained(folder / "reference")
+            self.reference.save(folder / "reference")
             write_sealed(folder / "lineage.json", {"lineage": self.lineage})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if not self.lineage:
+        if self.reference is None:
             return
         folder = Path(resume_from_checkpoint, _STATE)
         if not (folder / "lineage.json").is_file():
             raise InputError(f"{resume_from_checkpoint} holds no reference: OWPOTrainer did not write it")
-        saved = AutoModelForCausalLM.from_pretrained(folder / "reference", dtype=self.ref_model.dtype)
-        state = unique_state(self.ref_model)
         with input_errors(str(folder)):
-            check_fit(state, unique_state(saved))
-        load_state(state, unique_state(saved))
+            self.reference.load(folder / "reference")
         self.lineage = read_sealed(folder / "lineage.json")["lineage"]
-        if content_hash(self.ref_model) != self.lineage[-1]["hash"]:
-            raise InputError(
-                f"{folder / 'reference'} is not the reference of this checkpoint; restore it from a backup"
-            )
+        if self.reference.hash() != self.lineage[-1]["hash"]:
+            raise InputError(f"{folder / 'reference'} is not the reference of this checkpoint; restore it")
 
     # ------------------------------------------------------------ the batch
 
@@ -310,39 +302,6 @@ class OWPOTrainer(GRPOTrainer):
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name, (total, count) in zip(stats, totals, strict=True):
             metrics[name].append(total / count if count else float("nan"))
-
-
-def verifier_reward(
-    kind: str,
-    *,
-    column: str = "answer",
-    workers: int | None = None,
-    timeout: float = 5.0,
-    memory_mb: int = 1024,
-    **spec: Any,
-) -> Callable[..., list[float | None]]:
-    """One of owpo's verifiers as a reward function of TRL: 1 for correct, 0 for wrong and unparseable, None (TRL leaves
-    the response out) where the verifier was killed at its deadline or failed.
-
-    Args:
-        kind: "math", "numeric", "exact", ... (docs/verifiers.md); `spec` are its settings, such as take="last_number".
-        column: of the data set, with the expected answer.
-        workers, timeout, memory_mb: see `owpo.verify.verifier.open_verifier`.
-    """
-    with input_errors("verifier"):
-        verifier = open_verifier(
-            {"kind": kind, **spec}, workers=workers, timeout=timeout, memory_mb=memory_mb
-        )
-
-    def reward(completions: list[Any], **columns: Any) -> list[float | None]:
-        if column not in columns:
-            raise InputError(f"the data set has no column {column!r} with the expected answers")
-        texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
-        judgements = verifier.submit(texts, [str(answer) for answer in columns[column]]).result()
-        return [None if j.verdict in FAILURES else float(j.verdict is Verdict.correct) for j in judgements]
-
-    reward.__name__ = f"{kind}_verifier"
-    return reward
 
 
 class _Moves(TrainerCallback):

@@ -56,7 +56,7 @@ def check_fit(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
 
 def content_hash(model: PreTrainedModel) -> str:
     """sha256 in hex over (name, dtype, shape, bytes) of the model's weights; tied weights count once."""
-    return _digest(unique_state(model))
+    return state_hash(unique_state(model))
 
 
 def policy_hash(policy: Policy) -> str:
@@ -66,12 +66,13 @@ def policy_hash(policy: Policy) -> str:
         return content_hash(policy.model)
     if adapter.tensors is None:
         return adapter.base_hash
-    return _digest(
+    return state_hash(
         adapter.tensors, f"adapter on {adapter.base_hash} scaled by {adapter.alpha / adapter.rank}\n"
     )
 
 
-def _digest(state: dict[str, Tensor], head: str = "") -> str:
+def state_hash(state: dict[str, Tensor], head: str = "") -> str:
+    """sha256 in hex over `head` and the (name, dtype, shape, bytes) of tensors, in their order."""
     digest = hashlib.sha256(head.encode())
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
