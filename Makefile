@@ -1,4 +1,5 @@
 # make demo    a self-evolving run on this machine, in about five minutes
+# make trl-demo  the same task in TRL's trainer, through two moves of the reference (docs/trl.md)
 # make test    the tests
 # make check   lint, format, types
 # make docs    docs/recipe.md from the code
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
-.PHONY: setup demo test test-vllm check docs screenshots bench chaos clean
+.PHONY: setup demo trl-demo test test-vllm check docs screenshots bench chaos clean
 
 setup: $(READY)
 
@@ -33,6 +34,9 @@ demo: $(READY)
 	$(BIN)/owpo train recipes/demo.toml --resume
 	$(BIN)/owpo report runs/demo
 	@echo "to start afresh: rm -r runs/demo (the base model in bases/demo is kept), then make demo"
+
+trl-demo: $(READY)
+	$(BIN)/python recipes/trl_demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest

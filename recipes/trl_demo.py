@@ -32,6 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--base", default="bases/demo")
     parser.add_argument("--out", default="runs/trl-demo")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=90)
     parser.add_argument(
         "--processes", type=int, default=1, help="that share a step of 32 prompts x 8 responses"
@@ -41,6 +42,7 @@ def main() -> None:
     ensure_base(BaseRecipe(terms=8, forget_carry=0.7), Path(args.base))
     settings = OWPOConfig(
         output_dir=args.out,
+        seed=args.seed,
         objective="owpo",
         move_every=30,
         num_generations=8,
