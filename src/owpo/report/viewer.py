@@ -13,6 +13,7 @@ _FIELDS = (
 )  # fmt: skip
 _DIGITS = 4
 _LONGEST_PROMPT = 4000  # characters
+_HEAD_BYTES, _TOKEN_BYTES = 300, 50  # of a record, about: what is left out is not written to be measured
 
 
 def viewer_records(run: RunRecord, budget: int) -> list[Record]:
@@ -21,30 +22,26 @@ def viewer_records(run: RunRecord, budget: int) -> list[Record]:
     Kept first are the watched problems at each stage's ends, then all records of every 2nd, 4th, ... step, whatever
     fits; of what is too much even so, the first ones.
     """
-    records = [_shortened(record) for record in run.tokens]
-    sizes = [len(json.dumps(record)) for record in records]
-    places = [(record["stage"], record["step"]) for record in records]
+    sizes = [_HEAD_BYTES + _TOKEN_BYTES * len(record["pieces"]) for record in run.tokens]
+    places = [(record["stage"], record["step"]) for record in run.tokens]
     order = {place: number for number, place in enumerate(dict.fromkeys(places))}
-    ends = (
-        {min(order), *(max(place for place in order if place[0] == stage) for stage, _ in order)}
-        if order
-        else set()
-    )
-    kept = list(range(len(records)))
+    last_of = {stage: (stage, step) for stage, step in sorted(order)}
+    ends = {*places[:1], *last_of.values()}
+    kept = list(range(len(places)))
     every = 1
     while sum(sizes[i] for i in kept) > budget and every <= len(order):
         every *= 2
         kept = [
             i
             for i, place in enumerate(places)
-            if order[place] % every == 0 or (place in ends and records[i]["kind"] == "watched")
+            if order[place] % every == 0 or (place in ends and run.tokens[i]["kind"] == "watched")
         ]
     total, fitting = 0, []
-    for i in kept:
-        total += sizes[i]
+    for record in (_shortened(run.tokens[i]) for i in kept):
+        total += len(json.dumps(record))
         if total > budget:
             break
-        fitting.append(records[i])
+        fitting.append(record)
     return fitting
 
 

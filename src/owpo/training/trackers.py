@@ -77,7 +77,7 @@ class Service:
                 )
                 if (
                     name == "wandb"
-                ):  # counts calls by itself, and drops what comes with a step that it has seen
+                ):  # by itself it counts calls, and drops what comes with a step that it has seen
                     self._module.define_metric("*", step_metric="total_step")
         except Exception as error:  # no account, no server: each has errors of its own
             raise TrackerFailed(
