@@ -4,9 +4,9 @@
 # make check   lint, format, types
 # make docs    docs/recipe.md from the code
 # make screenshots  the pictures of the report in docs/images, of the demo's run; needs Chromium
-# make bench   what docs/benchmarks.md measures by command, beside TRL in .venv-trl: about 25 minutes on two quiet cores
+# make bench   what docs/benchmarks.md measures by command, beside TRL in .venv-trl: about 50 minutes on two quiet cores
 #              (a GPU has its own: .venv/bin/python benchmarks/gpu.py)
-# make chaos   runs that are killed, starved of disk and damaged 300 times, in about 15 minutes (docs/reliability.md)
+# make chaos   runs that are killed, starved of disk and damaged 300 times, in about 20 minutes (docs/reliability.md)
 # make test-vllm  the tests that need vLLM, its CPU build, in an environment of their own: .venv-vllm (docs/vllm.md)
 # `make setup` makes .venv; every other target stands on it.
 
