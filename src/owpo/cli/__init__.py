@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return _command(words)
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:  # before or after the command itself
+    except KeyboardInterrupt:  # after the command itself
         return _EXIT_INTERRUPTED
     except BrokenPipeError:
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
@@ -37,10 +37,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _command(words: Sequence[str] | None) -> int:
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(words)
-    if rest and arguments.command not in ("train", "check"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        arguments, rest = _parsed(words)
+    except KeyboardInterrupt:
+        _tell("stopped (Ctrl-C) before it began; start it again")
+        return _EXIT_INTERRUPTED
     try:
         _run(arguments, rest)
     except InputError as error:
@@ -60,6 +61,15 @@ def _command(words: Sequence[str] | None) -> int:
             _tell(_how_to_go_on(arguments, "the output was closed", False))
         raise
     return 0
+
+
+def _parsed(words: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The command's arguments, and overrides of a recipe."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    if rest and arguments.command not in ("train", "check"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments, rest
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
