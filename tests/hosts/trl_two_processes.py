@@ -22,6 +22,8 @@ def main() -> None:
     mean = [trainer.accelerator.reduce(gradient, reduction="mean") for gradient in gradients]
     if rank == 0:
         torch.save(mean, Path(folder) / "gradients.pt")
+    trainer.accelerator.wait_for_everyone()  # or the one that leaves first may abort the other's connection
+    trainer.accelerator.end_training()  # which ends the process group
 
 
 if __name__ == "__main__":
