@@ -57,12 +57,21 @@ def _report(arguments: argparse.Namespace, _rest: list[str]) -> None:
     if arguments.figures is not None:
         if arguments.to is not None:
             raise InputError("--to names the page and --figures a folder in its place; give one of them")
-        for file in save_figures(runs, Path(arguments.figures)):
+        folder = Path(arguments.figures)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"--figures {str(folder)!r} is a file, or lies in one; name a folder") from error
+        for file in save_figures(runs, folder):
             print(file)
         return
     file = Path(arguments.to or (runs[0].folder / "report.html" if len(runs) == 1 else "report.html"))
     if not file.parent.is_dir():
         raise InputError(f"--to {str(file)!r}: there is no folder {str(file.parent)!r}; make it first")
+    if file.is_dir():
+        raise InputError(
+            f"--to {str(file)!r} is a folder; name a file in it, such as {str(file / 'report.html')!r}"
+        )
     write_report(runs, file)
     print(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
     for run in runs:

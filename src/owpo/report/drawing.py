@@ -83,7 +83,7 @@ class Chart:
     name     of its file
     title    what is shown
     says     the same in a sentence, for who cannot see it
-    draw     draws it on a figure of this width in inches
+    draw     draws it on an empty figure
     size     width and height in inches: on paper, and in a wide window
     narrow   for a phone; None where `size` is narrow already
     columns, rows  its data

@@ -27,12 +27,9 @@ class StageDeviations:
     delta: Tensor
     size: Tensor
 
-    def flipped_share(self, beta: float) -> float:
-        """Share of the tokens whose update a penalty beta * k2 would turn against the verifier: beta delta > |A|."""
-        return (beta * self.delta > self.size).double().mean().item()
-
     def turning_points(self) -> dict[str, Any]:
-        """delta / |A| of the tokens that some beta would turn, ascending: beta turns those above 1 / beta.
+        """delta / |A| of the tokens that some penalty beta * k2 would turn against the verifier, ascending: those above
+        1 / beta (`core.deviation.kl_would_flip`).
 
         Of many the order statistics at even distances, each standing for `each` tokens; `total` counts all tokens.
         """

@@ -38,10 +38,12 @@ def write_report(runs: Sequence[RunRecord], file: Path) -> None:
 def save_figures(runs: Sequence[RunRecord], folder: Path) -> list[Path]:
     """Every figure as SVG and PDF; those of several runs with a line a recipe, and intervals over its seeds.
 
+    Args:
+        folder: an existing one.
+
     Returns:
         The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     charts: list[Chart] = []
     if len(runs) > 1:
         charts += [comparison_chart(runs), *health_charts(runs, "health_")]
