@@ -57,7 +57,7 @@ _INSTEAD = {
     "entropy_coef": "objective",
     "use_adaptive_entropy": "objective",
     "off_policy_mask_threshold": "objective",
-    "use_liger_kernel": "nothing: it has losses of its own",
+    "use_liger_kernel": "False: it brings losses of its own",
 }
 _STATE = "owpo"  # folder in a checkpoint
 
@@ -104,7 +104,8 @@ class OWPOConfig(GRPOConfig):
         chosen = self.build_objective()
         if chosen.needs.prepared:
             raise InputError(
-                f"objective {chosen.name!r} prepares weights over a whole step, which TRL has shuffled"
+                f"objective {chosen.name!r} prepares weights over a whole step, which TRL has shuffled; "
+                "train it by `owpo train`"
             )
         if not chosen.needs.reference and (self.reference is not None or self.move_every is not None):
             raise InputError(
@@ -149,7 +150,7 @@ class OWPOTrainer(GRPOTrainer):
         path, policy = self.args.reference, self.accelerator.unwrap_model(self.model)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise InputError(
-                "OWPOTrainer's reference is tried on whole models alone: neither DeepSpeed nor FSDP"
+                "OWPOTrainer's reference is tried on whole models alone: launch it without DeepSpeed and FSDP"
             )
         if self.ref_model is None:
             if path is not None:
@@ -173,9 +174,8 @@ class OWPOTrainer(GRPOTrainer):
         assert self.reference is not None
         self.reference.move()
         self._note(f"the policy after step {self.state.global_step}")
-        if self._step % (
-            self.args.steps_per_generation * self.num_iterations
-        ):  # some will be trained on again
+        is_used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        if not is_used_up:
             with torch.no_grad(), self.reference.scoring() as model:
                 for inputs in self._buffered_inputs:
                     inputs["ref_per_token_logps"], _ = self._score(model, inputs, with_entropy=False)
@@ -205,7 +205,7 @@ class OWPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         if "pixel_values" in output:
-            raise InputError("OWPOTrainer is made for text; the batch has images")
+            raise InputError("OWPOTrainer is made for text, and the batch has images; use TRL's GRPOTrainer")
         size = self.num_generations if self.model.training else self.num_generations_eval
         advantage = output["advantages"]
         if len(advantage) % size:

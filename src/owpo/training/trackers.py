@@ -75,9 +75,7 @@ class Service:
                 self._module.init(
                     project=_PROJECT, config=config.model_dump(mode="json"), resume="allow", **settings
                 )
-                if (
-                    name == "wandb"
-                ):  # by itself it counts calls, and drops what comes with a step that it has seen
+                if name == "wandb":  # else it counts calls, and drops a step that it has seen
                     self._module.define_metric("*", step_metric="total_step")
         except Exception as error:  # no account, no server: each has errors of its own
             raise TrackerFailed(
