@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from owpo.errors import InputError, input_errors
 from owpo.verify.verdict import FAILURES, Verdict
-from owpo.verify.verifier import open_verifier
+from owpo.verify.verifier import Verifier, open_verifier
 
 
 def verifier_reward(
@@ -41,3 +43,35 @@ def verifier_reward(
 
     reward.__name__ = f"{kind}_verifier"
     return reward
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: Any = None,
+    *,
+    kind: str,
+    workers: int | None = None,
+    timeout: float = 5.0,
+    memory_mb: int = 1024,
+    **spec: Any,
+) -> dict[str, Any]:
+    """One of owpo's verifiers as verl's `custom_reward_function`, its settings in `reward_kwargs`.
+
+    Returns:
+        score, acc: 1 for correct, else 0; dynamic sampling filters on `acc`, which no length penalty touches.
+        verdict: what was decided, or why nothing was.
+    """
+    settings = json.dumps({"kind": kind, **spec}, sort_keys=True)
+    verifier = _verifier(settings, workers, timeout, memory_mb)
+    (judgement,) = verifier.submit([solution_str], [str(ground_truth)]).result()
+    right = float(judgement.verdict is Verdict.correct)
+    return {"score": right, "acc": right, "verdict": judgement.verdict.value}
+
+
+@cache
+def _verifier(settings: str, workers: int | None, timeout: float, memory_mb: int) -> Verifier:
+    """One a process, however many threads ask."""
+    with input_errors("reward_kwargs"):
+        return open_verifier(json.loads(settings), workers=workers, timeout=timeout, memory_mb=memory_mb)
