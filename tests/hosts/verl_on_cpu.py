@@ -24,6 +24,7 @@ class _DeviceModule(types.ModuleType):
     device_count = staticmethod(lambda: 1)
     is_available = staticmethod(lambda: True)
     mem_get_info = staticmethod(lambda *_: (8 << 30, 16 << 30))
+    get_device_name = staticmethod(lambda *_: "CPU")
     get_rng_state = staticmethod(torch.get_rng_state)
     set_rng_state = staticmethod(torch.set_rng_state)
 

@@ -1,6 +1,7 @@
 """A run's configuration, section by section."""
 
 from owpo.config.alarms import AlarmsConfig
+from owpo.config.engine import TRLConfig, VerlConfig
 from owpo.config.problems import ChainAdditionSource, DatasetSource, JSONLSource, ProblemsConfig, Source
 from owpo.config.ratchet import (
     BestOfStageProtocol,
@@ -57,7 +58,9 @@ __all__ = [
     "RunSection",
     "Section",
     "Source",
+    "TRLConfig",
     "TrainingConfig",
     "VLLMConfig",
+    "VerlConfig",
     "VerifierConfig",
 ]

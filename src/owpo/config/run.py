@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, StrictBool, field_validator, model_valid
 
 from owpo.bases.chain_addition import BaseRecipe
 from owpo.config.alarms import AlarmsConfig
+from owpo.config.engine import Engine, TRLConfig, VerlConfig, check_engine
 from owpo.config.problems import ProblemsConfig, presets_of
 from owpo.config.ratchet import FixedProtocol, LeapfrogProtocol, ObjectiveConfig, Protocol
 from owpo.config.section import PathString, Section
@@ -182,6 +183,8 @@ class EvaluationConfig(Section):
 class RunSection(Section):
     folder: PathString
     """Where everything about the run is kept; it must not exist yet."""
+    engine: Engine = "local"
+    """What trains a stage: our own loop, TRL's trainer (docs/trl.md), or verl's on Ray (docs/verl.md). Short: --engine."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; the end of a stage is always one."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -222,6 +225,8 @@ class RunConfig(Section):
     ratchet: Protocol
     evaluation: EvaluationConfig
     alarms: AlarmsConfig = AlarmsConfig()
+    trl: TRLConfig = TRLConfig()
+    verl: VerlConfig = VerlConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -257,7 +262,8 @@ class RunConfig(Section):
         chosen = self.objective.build()
         self._check_group_size(chosen)
         self._check_reference(chosen)
-        self._check_engine()
+        self._check_sampler()
+        check_engine(self)
         return self
 
     @property
@@ -266,7 +272,7 @@ class RunConfig(Section):
         own = self.rollout.stop
         return template(self.problems.template).stop if own is None else tuple(own)
 
-    def _check_engine(self) -> None:
+    def _check_sampler(self) -> None:
         if self.rollout.engine != "vllm":
             return
         if self.model.lora is not None:

@@ -9,38 +9,31 @@ kept; what a worker does is in `verl_worker`.
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import math
 from pathlib import Path
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
-
+from owpo.core.deviation import top_active
 from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.errors import InputError
 from owpo.hosts.settings import HostSettings
+from owpo.hosts.step_log import StepLog
+from owpo.hosts.versions import check_host
 
-_RANGE = ">=0.9.1,<0.10"  # what the tests run against
-try:
-    import ray
-    import torch
-    import transfer_queue as tq
-    from omegaconf import DictConfig, OmegaConf, open_dict
-    from tensordict import TensorDict
-    from torch import Tensor
-    from verl.trainer.ppo.v1.trainer_base import register_trainer
-    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-    from verl.trainer.ppo.utils import Role
-    from verl.workers.utils.padding import response_to_nested
-except ImportError as error:
-    raise InputError(f"owpo.hosts.verl needs verl {_RANGE}: pip install 'owpo[verl]' ({error})") from error
-if version("verl") not in SpecifierSet(_RANGE):
-    raise InputError(
-        f"owpo.hosts.verl is made for verl {_RANGE}, and {version('verl')} is installed: pip install 'verl{_RANGE}'"
-    )
+check_host("verl")
 
-# After the ranges are checked: these stand on verl.
-from owpo.core.deviation import top_active  # noqa: E402
-from owpo.hosts.verl_worker import ACTIVE, STEP, OWPOWorker, mean_stats  # noqa: E402
+import ray  # noqa: E402
+import torch  # noqa: E402
+import transfer_queue as tq  # noqa: E402
+from omegaconf import DictConfig, OmegaConf, open_dict  # noqa: E402
+from tensordict import TensorDict  # noqa: E402
+from torch import Tensor  # noqa: E402
+from verl.trainer.ppo.utils import Role  # noqa: E402
+from verl.trainer.ppo.v1.trainer_base import register_trainer  # noqa: E402
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync  # noqa: E402
+from verl.workers.utils.padding import response_to_nested  # noqa: E402
+
+from owpo.hosts.verl_worker import ACTIVE, STEP, OWPOWorker, as_texts, mean_stats  # noqa: E402
 
 TRAINER = "owpo"  # its name in trainer.v1.trainer_mode
 _STATE = "owpo"  # folder in a checkpoint
@@ -69,7 +62,7 @@ def settings_of(config: DictConfig) -> tuple[HostSettings, dict[str, Any]]:
     """
     section = config.actor_rollout_ref.get("owpo")
     own = dict(OmegaConf.to_container(section)) if section is not None else {}
-    trainer = {name: own.pop(name, None) for name in ("export_to", "export_every", "record")}
+    trainer = {name: own.pop(name, None) for name in ("export_to", "export_steps", "record", "metrics")}
     unknown = own.keys() - HostSettings.__dataclass_fields__.keys()
     if unknown:
         raise InputError(
@@ -93,6 +86,7 @@ class OWPOPPOTrainer(PPOTrainerSync):
         self.settings, self.own = settings_of(config)
         self.objective = self.settings.build_objective()
         self.lineage: list[dict[str, Any]] = []
+        self.steps: StepLog | None = None
         _check(config, self.settings, needs_reference=self.objective.needs.reference)
         with open_dict(config):
             # To verl: it is the synchronous trainer, and there is a reference. Its own KL term is not used.
@@ -117,6 +111,8 @@ class OWPOPPOTrainer(PPOTrainerSync):
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
+        if self.own["metrics"] is not None:
+            self.steps = StepLog(Path(self.own["metrics"]).parent, self.global_steps)
         if not self.objective.needs.reference:
             return
         folder = self._checkpoint / _STATE
@@ -156,19 +152,23 @@ class OWPOPPOTrainer(PPOTrainerSync):
         if every is not None and (self.global_steps - self.settings.first_step) % every == 0:
             self.actor_rollout_wg.move_reference()
             self._note(f"the policy after step {self.global_steps}")
-        every = self.own["export_every"]
-        if every is not None and (
-            self.global_steps % every == 0 or self.global_steps == self.total_training_steps
-        ):
+        if self.global_steps in (self.own["export_steps"] or []):
             self.actor_rollout_wg.export_policy(str(Path(self.own["export_to"], f"step-{self.global_steps}")))
         return batch
+
+    def _compute_metrics(
+        self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        if self.steps is not None:
+            self.steps.append(global_steps, in_our_names(metrics))
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch = super()._compute_advantage(batch, metrics)
         names = ["uid", "advantages", "response_mask"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         mask = data["response_mask"]
-        active = self._active(data["uid"].tolist(), data["advantages"].to_padded_tensor(0))
+        active = self._active(as_texts(data["uid"]), data["advantages"].to_padded_tensor(0))
         flags = active.unsqueeze(1).expand(-1, int(mask.offsets().diff().max())).float()
         fields = TensorDict({ACTIVE: response_to_nested(flags, mask)}, batch_size=len(batch))
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
@@ -210,7 +210,8 @@ def _check(config: DictConfig, settings: HostSettings, *, needs_reference: bool)
     has_lora = own.model.get("lora_rank", 0) > 0 or own.model.get("lora_adapter_path") is not None
     if has_lora and (settings.reference is not None or settings.move_every is not None):
         raise InputError(
-            "with LoRA verl's reference is the base, the adapter turned off: leave out owpo.reference and owpo.move_every"
+            "with LoRA verl's reference is the base, the adapter turned off: leave out owpo.reference and "
+            "owpo.move_every"
         )
     moves = settings.move_every is not None
     if moves and not (own.actor.strategy == own.ref.strategy == "fsdp2"):
@@ -223,3 +224,23 @@ def _check(config: DictConfig, settings: HostSettings, *, needs_reference: bool)
         raise InputError(
             "set actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu, or actor.use_dynamic_bsz=True"
         )
+
+
+# verl's metrics that `metrics.jsonl` has under a name of its own.
+_OUR_NAMES = {
+    "critic/score/mean": "accuracy",
+    "response_length/mean": "response_length",
+    "response_length/clip_ratio": "truncated_share",
+    "actor/loss": "loss",
+    "actor/grad_norm": "grad_norm",
+    "actor/lr": "learning_rate",
+    "actor/entropy": "entropy",
+    "timing_s/step": "seconds",
+}
+
+
+def in_our_names(metrics: dict[str, Any]) -> dict[str, float]:
+    """A step's numbers as owpo's own logs name them; those without a value are left out."""
+    named = {ours: metrics[theirs] for theirs, ours in _OUR_NAMES.items() if theirs in metrics}
+    stats = {key.removeprefix("actor/owpo/"): metrics[key] for key in metrics if key.startswith("actor/owpo/")}
+    return {name: float(value) for name, value in {**named, **stats}.items() if math.isfinite(value)}

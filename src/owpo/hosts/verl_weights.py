@@ -19,7 +19,7 @@ from owpo.disk.files import atomic_folder
 
 def _state(engine: Any) -> dict[str, Tensor]:
     """Every tensor by its name, as this process holds it; tied ones under each of their names."""
-    return {name: value for name, value in sorted(engine.module.state_dict().items())}
+    return dict(sorted(engine.module.state_dict().items()))
 
 
 def _whole(value: Tensor) -> Tensor:
@@ -90,6 +90,7 @@ def export(engine: Any, folder: Path) -> None:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(engine.module.config)
         model.config.dtype = next(iter(state.values())).dtype
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder) as temporary:
             model.save_pretrained(temporary, state_dict=state)
             engine.model_config.get_processor().save_pretrained(temporary)

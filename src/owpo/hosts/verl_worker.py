@@ -39,7 +39,7 @@ _COUNTS, _GROUP_TOKENS = "owpo_counts", "owpo_group_tokens"  # and what the acto
 def count_step(data: TensorDict, dp_group: Any, max_tokens: int) -> None:
     """Note with the rows of an optimiser step what it holds over all processes. Padding rows count for nothing."""
     tokens = _padded(data["response_mask"]).bool().sum(dim=1)
-    uids = [str(uid) for uid in data["uid"].tolist()]
+    uids = as_texts(data["uid"])
     mine: list[tuple[str, int]] = [(uid, n) for uid, n in zip(uids, tokens.tolist(), strict=True) if n]
     everyone: list[Any] = [None] * dist.get_world_size(dp_group)
     dist.all_gather_object(everyone, mine, group=dp_group)
@@ -99,7 +99,7 @@ def owpo_loss(
     if record is not None and not record.exists():
         _write_record(record, data, batch, result.stats)
     is_trained = mask if objective.needs.zero_advantage else mask & (advantage != 0)
-    return total, {"loss": Metric(AggregationType.SUM, total), **_sums(stats, is_trained)}
+    return total, _sums(stats, is_trained)
 
 
 def _sums(stats: Mapping[str, Tensor], mask: Tensor) -> dict[str, Metric]:
@@ -157,8 +157,7 @@ class OWPOWorker(ActorRolloutRefWorker):
     def init_model(self) -> None:
         own = OmegaConf.to_container(self.config.owpo)
         self.record = own.pop("record", None)
-        own.pop("export_to", None), own.pop("export_every", None)
-        settings = HostSettings(**own)
+        settings = HostSettings(**{k: v for k, v in own.items() if k in HostSettings.__dataclass_fields__})
         self.ref_worker_cls = partial(self._reference_worker, settings.reference)
         super().init_model()
         objective = settings.build_objective()
@@ -201,6 +200,11 @@ class OWPOWorker(ActorRolloutRefWorker):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def export_policy(self, folder: str) -> None:
         export(self.actor.engine, Path(folder))
+
+
+def as_texts(values: Any) -> list[str]:
+    """A column of texts in any of the forms that verl's queue gives back."""
+    return [str(getattr(value, "data", value)) for value in values]
 
 
 def _padded(value: Tensor) -> Tensor:

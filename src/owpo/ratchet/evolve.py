@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from owpo.config import FixedProtocol
 from owpo.errors import InputError, Interrupted, RunFailed
+from owpo.hosting.stage import host_stage
 from owpo.policy.load import check_same_vocabulary
 from owpo.ratchet.candidate import begin_lineage, gate_of, propose
 from owpo.ratchet.closing import close_run
@@ -46,7 +47,8 @@ def _train(session: Session, stage: Stage) -> None:
         if not session.progress.references:  # there are some already where a stop came before the first step
             begin_lineage(session, stage)
         _take_start(session, stage)
-    train_stage(
+    train = train_stage if session.config.run.engine == "local" else host_stage
+    train(
         session,
         Task(
             number=stage.number,

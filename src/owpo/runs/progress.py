@@ -29,6 +29,8 @@ class Progress:
     references       versions that are or were the reference, in order: the first one, and the newest that are kept
     passed           newest version of each lineage that became the reference
     refused          lineages whose newest candidate did not
+    host_folder      stage that began with the host's present optimiser, after which its folder is named
+    host_steps       rollout steps that it had done before the current stage
     """
 
     stage: int = 0
@@ -47,6 +49,8 @@ class Progress:
     references: list[str] = field(default_factory=list)
     passed: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    host_folder: int = 1
+    host_steps: int = 0
 
     def versions(self) -> set[str]:
         """Every version of weights that this state still points to."""

@@ -55,14 +55,15 @@ def _metric(name: str) -> Callable[[Record], float | None]:
     return lambda record: record.get(name)
 
 
-def _zero_variance_share(record: Record) -> float:
-    return record["all_right_share"] + record["all_wrong_share"]
+def _zero_variance_share(record: Record) -> float | None:
+    right, wrong = record.get("all_right_share"), record.get("all_wrong_share")
+    return None if right is None or wrong is None else right + wrong
 
 
 def _saturated_share(record: Record) -> float | None:
     """Of the active samples: the others have w = 1, and the curriculum makes them most of all at a stage's end."""
-    saturated = record.get("saturated")
-    return None if saturated is None else saturated / record["active_share"]
+    saturated, active = record.get("saturated"), record.get("active_share")
+    return None if saturated is None or active is None else saturated / active
 
 
 _SIGNS = (

@@ -67,12 +67,12 @@ def train_stage(session: Session, task: Task) -> None:
     while True:
         is_over = progress.step == task.steps or ends_stage(records, task.number, config.alarms)
         if _evaluation_is_due(session, is_over):
-            _evaluate_and_keep_best(session, task)
+            evaluate_and_keep_best(session, task)
         if is_over:
             return
         session.stop.check()
         records.append(train_step(session, task))
-        _raise_alarms(session, task, records)
+        raise_alarms(session, task, records)
         if progress.step % config.run.checkpoint_every == 0:
             session.save_checkpoint()
 
@@ -277,9 +277,9 @@ def _keep_bad_update(session: Session, task: Task, rows: TrainingRows, reason: s
         )
 
 
-def _raise_alarms(session: Session, task: Task, records: list[dict[str, Any]]) -> None:
-    """Log and show the alarms of the step that is just done."""
-    place = {"stage": task.number, "lineage": task.lineage, "step": session.progress.step}
+def raise_alarms(session: Session, task: Task, records: list[dict[str, Any]]) -> None:
+    """Log and show the alarms of the step whose record is the last."""
+    place = {"stage": task.number, "lineage": task.lineage, "step": records[-1]["step"]}
     action = session.config.alarms.action
     for alarm in raised(records, session.config.alarms):
         session.folder.logs["alarms"].append({**place, **alarm.to_json(), "action": action})
@@ -292,7 +292,7 @@ def _evaluation_is_due(session: Session, stage_is_over: bool) -> bool:
     return due and session.progress.evaluated_step != step
 
 
-def _evaluate_and_keep_best(session: Session, task: Task) -> None:
+def evaluate_and_keep_best(session: Session, task: Task) -> None:
     """Score the policy on the selection set; the stage's best is kept as a version, ties go to the earlier."""
     progress = session.progress
     groups = session.answer_selection()

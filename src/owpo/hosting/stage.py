@@ -1,0 +1,161 @@
+"""One stage of training by a host: TRL or verl. The counterpart of `training.stage`.
+
+    start weights -> job -> the host's processes -> a policy at every step that is to be evaluated
+                  -> evaluated here, one after another, the best kept
+
+The host's optimiser lives in its own checkpoints. A stage that goes on with the optimiser goes on in the host's folder,
+against another reference; one with a new optimiser begins another folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from owpo.disk.files import atomic_folder, write_text
+from owpo.hosting.process import run_host
+from owpo.hosting.prompts import prompt_as_given
+from owpo.hosts.job import Job
+from owpo.policy.load import load_weights, save_policy
+from owpo.training.session import Session
+from owpo.training.stage import Task, evaluate_and_keep_best, raise_alarms
+
+_MODULES = {"trl": "owpo.hosts.trl_job", "verl": "owpo.hosts.verl_job"}
+
+
+def host_stage(session: Session, task: Task) -> None:
+    """From wherever `session.progress` stands in the stage to its end.
+
+    Raises:
+        Interrupted: a stop was asked for; the host goes on from its own checkpoint.
+        RunFailed: the host failed.
+    """
+    config, progress = session.config, session.progress
+    job = _job(session, task)
+    if progress.step == 0:
+        _train(session, task, job)
+    for step in job.export_steps:
+        done = step - job.first_step
+        if done <= progress.step:
+            continue
+        session.stop.check()
+        load_weights(session.policy, job.export_folder(step))
+        progress.total_steps += done - progress.step
+        progress.step = done
+        evaluate_and_keep_best(session, task)
+        session.save_checkpoint()
+    progress.host_steps = job.last_step
+    progress.updates = job.last_step * config.training.updates_per_batch
+    shutil.rmtree(job.path / "exports", ignore_errors=True)
+
+
+def _job(session: Session, task: Task) -> Job:
+    """What the host is to do; the same at every resume of the stage."""
+    config, progress, policy = session.config, session.progress, session.policy
+    if progress.step == 0 and progress.updates == 0:  # the optimiser is new
+        progress.host_folder, progress.host_steps = task.number, 0
+    first, every = progress.host_steps, config.evaluation.every
+    due = [step for step in range(1, task.steps + 1) if step % every == 0 or step == task.steps]
+    folder = (session.folder.path / "host" / str(progress.host_folder)).absolute()
+    reference = None
+    if task.reference is not None:
+        reference = str((session.folder.versions.folder / task.reference.version.id).absolute())
+    return Job(
+        folder=str(folder),
+        model=str(folder / "start"),
+        reference=reference,
+        objective={"name": task.objective.name, **asdict(task.objective.config)},
+        first_step=first,
+        last_step=first + task.steps,
+        export_steps=[first + step for step in due],
+        prompt_tokens=max(
+            len(policy.encode(problem.prompt, special_tokens=not problem.is_chat))
+            for problem in session.order.problems
+        ),
+        config=config.model_dump(mode="json"),
+    )
+
+
+def _train(session: Session, task: Task, job: Job) -> None:
+    """Run the host up to the stage's last step; its steps go into the run's logs as they come."""
+    config = session.config
+    _hand_over(session, job)
+    steps = _Steps(session, task, job)
+    if not job.is_done:
+        device = session.policy.device
+        session.display.note(f"{config.run.engine} trains; what it prints is in {job.path / 'host.log'}")
+        _move(session, task, "cpu")
+        try:
+            run_host(
+                _MODULES[config.run.engine],
+                [str(job.path / "job.json")],
+                job.path / "host.log",
+                stop=session.stop,
+                on_look=steps.log_new,
+            )
+        finally:
+            _move(session, task, device)
+    steps.log_new()
+
+
+def _move(session: Session, task: Task, device: Any) -> None:
+    """Leave the device to the host while it trains."""
+    policies = [session.policy, *([task.reference.policy] if task.reference is not None else [])]
+    for policy in policies:
+        policy.model.to(device)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _hand_over(session: Session, job: Job) -> None:
+    """Everything that the host reads, each file whole before the next is begun."""
+    if job.first_step == 0 and not (job.path / "start").is_dir():
+        shutil.rmtree(job.path.parent, ignore_errors=True)  # what an optimiser before this one left
+        job.path.mkdir(parents=True)
+        engine = session.config.run.engine
+        lines = [
+            {"id": p.id, "prompt": prompt_as_given(session.policy, p, engine), "answer": p.answer}
+            for p in session.order.problems
+        ]
+        write_text(job.path / "train.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        with atomic_folder(job.path / "start") as folder:
+            save_policy(session.policy, folder)
+    job.write()
+
+
+class _Steps:
+    """The host's steps on their way into the run's logs."""
+
+    def __init__(self, session: Session, task: Task, job: Job) -> None:
+        self.session, self.task, self.job = session, task, job
+        self.before = session.progress.total_steps
+        self.earlier = session.folder.logs["metrics"].records()
+        self.logged: list[dict[str, Any]] = []
+
+    def log_new(self) -> None:
+        for record in self.job.metrics()[len(self.logged) :]:
+            self._log(record)
+
+    def _log(self, record: dict[str, Any]) -> None:
+        session, task = self.session, self.task
+        step = record["step"] - self.job.first_step
+        place = {"stage": task.number, "lineage": task.lineage, "step": step}
+        seconds = record.pop("seconds", None)
+        metrics = {
+            **place,
+            "total_step": self.before + step,
+            "objective": task.objective.name,
+            "reference": task.reference.version.id if task.reference is not None else None,
+            **{name: value for name, value in record.items() if name != "step"},
+        }
+        timing = {**place, "seconds": seconds}
+        session.folder.logs["metrics"].append(metrics)
+        session.folder.logs["timing"].append(timing)
+        session.display.step(metrics, timing, task.steps)
+        session.track(metrics["total_step"], metrics=metrics, timing=timing)
+        self.logged.append(metrics)
+        raise_alarms(session, task, [*self.earlier, *self.logged])
