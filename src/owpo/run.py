@@ -23,6 +23,7 @@ from owpo.disk.trouble import disk_trouble
 from owpo.engines.vllm_engine import check_installed, installed_version
 from owpo.errors import InputError, RunFailed, input_errors
 from owpo.estimate.fit import check_memory
+from owpo.hosts.versions import check_host
 from owpo.policy.load import check_same_vocabulary, load_policy
 from owpo.policy.lora import add_adapter, require_peft, target_names
 from owpo.policy.model import Policy
@@ -87,13 +88,17 @@ def train(
             "--run.folder, or remove it to start afresh"
         )
     _check_place(path)
+    if config.run.engine != "local":
+        check_host(config.run.engine)
     config = _with_threads(config, config.run.threads or torch.get_num_threads())
     stop = StopSignal()
     with stop.listen(), _disk_trouble_is_told(path), _verifier(config) as verifier:
         problems = _problems(config, verifier)
         # The tokenizer is not there yet: four characters a token ask for little rather than much.
-        if (warning := check_memory(config, prompt_tokens=problems.longest_text() // 4 + 1)) is not None:
-            display.warn(warning)
+        if config.run.engine == "local":  # a host takes memory of its own, of other machines too
+            warning = check_memory(config, prompt_tokens=problems.longest_text() // 4 + 1)
+            if warning is not None:
+                display.warn(warning)
         _create(path, config, problems, display, stop)
         try:
             return _go_on(path, config, problems, verifier, display, stop)

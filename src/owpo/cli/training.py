@@ -19,6 +19,7 @@ from owpo.errors import InputError
 if TYPE_CHECKING:
     from owpo.run import Run
 
+_ENGINE_HELP = "what trains: local, trl (one machine) or verl (a Ray cluster); short for --run.engine"
 _JSON_HELP = "print the closing table as JSON on stdout, and progress on stderr"
 
 
@@ -37,6 +38,7 @@ def add_commands(commands: Commands) -> None:
         action="store_true",
         help="where the run folder exists, go on with it instead of refusing; the recipe must be the same",
     )
+    train.add_argument("--engine", metavar="NAME", help=_ENGINE_HELP)
     train.add_argument("--json", action="store_true", help=_JSON_HELP)
     train.set_defaults(run=_train)
 
@@ -58,6 +60,7 @@ def add_commands(commands: Commands) -> None:
         allow_abbrev=False,
     )
     check.add_argument("recipe", help="a TOML file; overrides as in owpo train")
+    check.add_argument("--engine", metavar="NAME", help=_ENGINE_HELP)
     check.add_argument(
         "--json", action="store_true", help="print the resolved configuration, stages and estimates as JSON"
     )
@@ -94,7 +97,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from owpo.recipes import load_recipe
     from owpo.run import resume, same_recipe, train
 
-    config = load_recipe(arguments.recipe, overrides)
+    config = load_recipe(arguments.recipe, [*overrides, *_engine(arguments)])
     arguments.folder = config.run.folder
     display = open_display(arguments)
     if arguments.resume and Path(config.run.folder).exists():
@@ -102,6 +105,10 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
         _print_rows(arguments, resume(config.run.folder, display=display))
     else:
         _print_rows(arguments, train(config, display=display))
+
+
+def _engine(arguments: argparse.Namespace) -> list[str]:
+    return [] if arguments.engine is None else ["--run.engine", arguments.engine]
 
 
 def _resume(arguments: argparse.Namespace, _rest: list[str]) -> None:
@@ -120,7 +127,7 @@ def _check(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from owpo.ratchet.plan import plan_stages
     from owpo.recipes import load_recipe
 
-    config = load_recipe(arguments.recipe, overrides)
+    config = load_recipe(arguments.recipe, [*overrides, *_engine(arguments)])
     stages = plan_stages(config.ratchet, config.objective)
     if not arguments.json:
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

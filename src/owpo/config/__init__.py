@@ -61,6 +61,6 @@ __all__ = [
     "TRLConfig",
     "TrainingConfig",
     "VLLMConfig",
-    "VerlConfig",
     "VerifierConfig",
+    "VerlConfig",
 ]

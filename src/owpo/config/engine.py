@@ -1,4 +1,4 @@
-"""What trains: our own loop on one device, or a trainer that runs over several, and what of a recipe each can honour."""
+"""What trains: our own loop, or another trainer that runs over several devices; and what of a recipe each honours."""
 
 from __future__ import annotations
 

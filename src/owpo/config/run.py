@@ -184,7 +184,7 @@ class RunSection(Section):
     folder: PathString
     """Where everything about the run is kept; it must not exist yet."""
     engine: Engine = "local"
-    """What trains a stage: our own loop, TRL's trainer (docs/trl.md), or verl's on Ray (docs/verl.md). Short: --engine."""
+    """What trains a stage: our own loop, TRL's trainer (docs/trl.md) or verl's on Ray (docs/verl.md); also --engine."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; the end of a stage is always one."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2

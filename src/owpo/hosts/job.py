@@ -66,7 +66,9 @@ class Job:
     def is_done(self) -> bool:
         """Everything that was asked for is there, up to the last step."""
         steps = [record["step"] for record in self.metrics()]
-        return steps[-1:] == [self.last_step] and all(self.export_folder(s).is_dir() for s in self.export_steps)
+        return steps[-1:] == [self.last_step] and all(
+            self.export_folder(s).is_dir() for s in self.export_steps
+        )
 
     def write(self) -> Path:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -242,5 +242,7 @@ _OUR_NAMES = {
 def in_our_names(metrics: dict[str, Any]) -> dict[str, float]:
     """A step's numbers as owpo's own logs name them; those without a value are left out."""
     named = {ours: metrics[theirs] for theirs, ours in _OUR_NAMES.items() if theirs in metrics}
-    stats = {key.removeprefix("actor/owpo/"): metrics[key] for key in metrics if key.startswith("actor/owpo/")}
+    stats = {
+        key.removeprefix("actor/owpo/"): metrics[key] for key in metrics if key.startswith("actor/owpo/")
+    }
     return {name: float(value) for name, value in {**named, **stats}.items() if math.isfinite(value)}

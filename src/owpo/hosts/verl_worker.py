@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,8 @@ class OWPOWorker(ActorRolloutRefWorker):
 
     def _reference_worker(self, path: str | None, config: Any) -> TrainingWorker:
         if path is not None:
-            config.model_config = omega_conf_to_dataclass(OmegaConf.merge(self.config.model, {"path": path}))
+            model = omega_conf_to_dataclass(OmegaConf.merge(self.config.model, {"path": path}))
+            config = replace(config, model_config=model)
         return TrainingWorker(config=config)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
