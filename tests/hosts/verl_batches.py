@@ -20,7 +20,12 @@ from owpo.training.update import TrainingRows
 def join_processes() -> None:
     """The process group that torchrun describes, or one of this process alone."""
     if not dist.is_initialized():
-        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        for name, value in {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": "0",
+        }.items():
             os.environ.setdefault(name, value)
         dist.init_process_group("gloo")
 
@@ -85,9 +90,7 @@ def as_verl(rows: TrainingRows, index: Sequence[int], micro_batch: int) -> Tenso
 def verl_gradients(engine, data: TensorDict, objective, reduction: str | None) -> tuple[float, dict]:
     """Loss and gradients of one optimiser step, as `ActorWorker.train_batch` comes to them."""
     count_step(data, engine.get_data_parallel_group(), LONGEST)
-    loss = partial(
-        owpo_loss, objective=objective, reduction=reduction or objective.scaffold.reduction
-    )
+    loss = partial(owpo_loss, objective=objective, reduction=reduction or objective.scaffold.reduction)
     with engine.train_mode():
         engine.optimizer_zero_grad()
         output = engine.forward_backward_batch(data, loss)

