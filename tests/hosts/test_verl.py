@@ -1,4 +1,4 @@
-"""owpo inside verl: loaded by its plugin mechanism, strict about what it does not read, and with a reference of its own."""
+"""owpo inside verl: loaded by its plugin mechanism, strict about what it does not read, the reference its own."""
 
 import importlib
 import json
@@ -164,9 +164,16 @@ def test_two_processes_move_and_write_what_one_does(models, tmp_path):
 def job_of(recipe: str, folder: Path, *more: str) -> Job:
     config = load_recipe(ROOT / "recipes" / recipe, ["--run.engine", "verl", *more])
     return Job(
-        folder=str(folder), model=str(folder / "start"), reference="/versions/best", objective=config.objective.model_dump(),
-        first_step=6, last_step=12, export_steps=[9, 12], prompt_tokens=16, config=config.model_dump(mode="json"),
-    )  # fmt: skip
+        folder=str(folder),
+        model=str(folder / "start"),
+        reference="/versions/best",
+        objective=config.objective.model_dump(),
+        first_step=6,
+        last_step=12,
+        export_steps=[9, 12],
+        prompt_tokens=16,
+        config=config.model_dump(mode="json"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ reference's log-probs, its policy's, and the weight of every token.
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from owpo.core.batch import TokenBatch
 from owpo.core.registry import objective
 from owpo.policy.load import load_policy
 from owpo.policy.logprobs import reference_logprobs
+from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
 
 ROOT = Path(__file__).parents[2]
@@ -85,16 +85,15 @@ def kill_all(process: subprocess.Popen) -> None:
 
 
 def processes_of_verl() -> list[str]:
-    """Of this user, by what their command lines name."""
+    """By what their command lines name; Ray's two agents, which hold nothing, take a minute longer to leave."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if int(folder.name) != os.getpid() and any(
-            n in words for n in ("verl_job", "ray::", "raylet", "VLLM::")
-        ):
+        is_agent = "DashboardAgent" in words or "RuntimeEnvAgent" in words
+        if not is_agent and any(name in words for name in ("verl_job", "ray::", "raylet", "VLLM::")):
             found.append(f"{folder.name} {words[:60]}")
     return found
 
@@ -112,7 +111,7 @@ def check_lineage(run: Path) -> None:
 
 def check_weights(run: Path, host: Path) -> None:
     found = load_file(run / "record" / f"step-{RECORDED:06d}.safetensors")
-    policy = load_policy(str(merged(host / "checkpoints" / f"global_step_{RECORDED - 1}" / "actor", run)))
+    policy = policy_of(host / "checkpoints" / f"global_step_{RECORDED - 1}" / "actor", host)
     reference = load_policy(str(run / "versions" / "stage1-end"))
     responses = responses_of(found)
     mask = found["mask"]
@@ -138,22 +137,13 @@ def check_weights(run: Path, host: Path) -> None:
     )
 
 
-def merged(shards: Path, run: Path) -> Path:
-    """verl's own tool makes a model folder of its checkpoint."""
-    target = run / "merged"
-    command = [
-        "-m",
-        "verl.model_merger",
-        "merge",
-        "--backend",
-        "fsdp",
-        "--local_dir",
-        shards,
-        "--target_dir",
-        target,
-    ]
-    subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-    return target
+def policy_of(checkpoint: Path, host: Path) -> Policy:
+    """What verl's shards hold, in float32; its own merging tool writes bfloat16."""
+    shards = [torch.load(file, weights_only=False) for file in sorted(checkpoint.glob("model_*.pt"))]
+    policy = load_policy(str(host / "start"))
+    state = {name: torch.cat([shard[name].to_local() for shard in shards]) for name in shards[0]}
+    policy.model.load_state_dict(state)
+    return policy
 
 
 def responses_of(found: dict[str, torch.Tensor]) -> Responses:

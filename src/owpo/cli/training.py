@@ -17,6 +17,8 @@ from owpo.core.registry import entries
 from owpo.errors import InputError
 
 if TYPE_CHECKING:
+    from owpo.config import RunConfig
+    from owpo.ratchet.plan import Stage
     from owpo.run import Run
 
 _ENGINE_HELP = "what trains: local, trl (one machine) or verl (a Ray cluster); short for --run.engine"
@@ -142,6 +144,9 @@ def _check(arguments: argparse.Namespace, overrides: list[str]) -> None:
             f"{arguments.recipe} is valid: protocol {config.ratchet.protocol}, run folder {config.run.folder}"
         )
         Console().print(table)
+    if config.run.engine != "local":
+        _tell_of_host(config, stages, as_json=arguments.json)
+        return
     estimates = estimates_of(
         config,
         prompt_tokens=arguments.prompt_tokens,
@@ -156,6 +161,21 @@ def _check(arguments: argparse.Namespace, overrides: list[str]) -> None:
         show_estimates(estimates)
     if estimates.refusal is not None:
         raise InputError(estimates.refusal)
+
+
+def _tell_of_host(config: RunConfig, stages: list[Stage], *, as_json: bool) -> None:
+    """What a recipe takes on a host is not estimated."""
+    from owpo.hosts.versions import RANGES
+
+    if as_json:
+        plan = [stage.to_json() for stage in stages]
+        print(json.dumps({"config": config.model_dump(mode="json"), "stages": plan}, indent=2))
+    else:
+        engine = config.run.engine
+        print(
+            f"trained by {engine} {RANGES[engine]}; what that takes is not estimated: docs/{engine}.md says what it "
+            "depends on"
+        )
 
 
 def _objectives(arguments: argparse.Namespace, _rest: list[str]) -> None:

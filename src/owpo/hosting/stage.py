@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from owpo.disk.files import atomic_folder, write_text
+from owpo.errors import InputError, RunFailed
 from owpo.hosting.process import run_host
 from owpo.hosting.prompts import prompt_as_given
 from owpo.hosts.job import Job
@@ -99,6 +100,11 @@ def _train(session: Session, task: Task, job: Job) -> None:
             )
         finally:
             _move(session, task, device)
+        if not job.is_done:
+            raise RunFailed(
+                f"{config.run.engine} ended before step {task.steps} of the stage; {job.path / 'host.log'} may say why "
+                "(fewer problems than a step takes is one reason)"
+            )
     steps.log_new()
 
 
@@ -124,6 +130,10 @@ def _hand_over(session: Session, job: Job) -> None:
         write_text(job.path / "train.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         with atomic_folder(job.path / "start") as folder:
             save_policy(session.policy, folder)
+    if not (job.path / "start").is_dir():
+        raise InputError(
+            f"{job.path}, where the optimiser of this stage was kept, is gone; restore that folder"
+        )
     job.write()
 
 
