@@ -12,7 +12,7 @@ Shape legend: B sequences of a micro-batch, T response tokens, G responses per p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +23,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from owpo.core.batch import TokenBatch
-from owpo.core.deviation import active_count, top_active
+from owpo.core.deviation import top_active
 from owpo.core.reduce import StepCounts, reduction_weights
-from owpo.core.registry import Objective, objective
+from owpo.core.registry import Objective
 from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.errors import InputError, input_errors
+from owpo.hosts.settings import HostSettings
 
 _RANGE = ">=1.16,<1.17"  # what the tests run against
 try:
@@ -89,10 +90,17 @@ class OWPOConfig(GRPOConfig):
         },
     )
     reduction: str | None = field(default=None, metadata={"help": "None: the objective's paper's."})
+    first_step: int = field(
+        default=0, metadata={"help": "Optimiser steps that were done before the reference in force came."}
+    )
+
+    @property
+    def host(self) -> HostSettings:
+        """What is owpo's among the settings; its steps are optimiser steps, TRL's own."""
+        return HostSettings(**{each.name: getattr(self, each.name) for each in fields(HostSettings)})
 
     def build_objective(self) -> Objective:
-        with input_errors("objective"):
-            return objective(self.objective, **self.objective_args)
+        return self.host.build_objective()
 
     def __post_init__(self) -> None:
         defaults = {each.name: each.default for each in fields(GRPOConfig)}
@@ -102,17 +110,8 @@ class OWPOConfig(GRPOConfig):
                     f"{name} = {getattr(self, name)!r} is not read by OWPOTrainer; use {instead}"
                 )
         chosen = self.build_objective()
-        if chosen.needs.prepared:
-            raise InputError(
-                f"objective {chosen.name!r} prepares weights over a whole step, which TRL has shuffled; "
-                "train it by `owpo train`"
-            )
-        if not chosen.needs.reference and (self.reference is not None or self.move_every is not None):
-            raise InputError(
-                f"objective {chosen.name!r} reads no reference: leave out reference and move_every"
-            )
-        if self.move_every is not None and self.move_every < 1:
-            raise InputError(f"move_every = {self.move_every} must be at least 1")
+        if self.first_step < 0:
+            raise InputError(f"first_step = {self.first_step} must be at least 0")
         self.beta = 1.0 if chosen.needs.reference else 0.0  # to TRL: whether there is a reference
         super().__post_init__()
         if self.steps_per_generation % self.gradient_accumulation_steps:
@@ -218,10 +217,11 @@ class OWPOTrainer(GRPOTrainer):
         return output
 
     def _num_active(self, size: int) -> int:
-        if self.args.active_samples == "all":
-            return size
-        length = (self.args.move_every or self.state.max_steps) // self._updates_a_rollout
-        return active_count(self._rollout_step, length, size)
+        """Of a stage as the settings see it when it is all there is, in rollouts."""
+        host = self.args.host
+        length = host.move_every or self.state.max_steps - host.first_step
+        stage = replace(host, move_every=None, first_step=0)
+        return stage.num_active(self._rollout_step, length // self._updates_a_rollout, size)
 
     @property
     def _updates_a_rollout(self) -> int:
@@ -230,8 +230,8 @@ class OWPOTrainer(GRPOTrainer):
     @property
     def _rollout_step(self) -> int:
         """Rollouts since the reference moved."""
-        step, every = self.state.global_step, self.args.move_every
-        return (step if every is None else step % every) // self._updates_a_rollout
+        step = max(self.state.global_step, self.args.first_step)
+        return self.args.host.step_of_stage(step) // self._updates_a_rollout
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         inputs = super()._prepare_inputs(generation_batch)
@@ -309,7 +309,7 @@ class _Moves(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.move_every is not None and state.global_step % args.move_every == 0:
+        if args.move_every is not None and args.host.step_of_stage(state.global_step) == 0:
             self.trainer.move_reference()
 
 
