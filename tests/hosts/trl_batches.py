@@ -1,6 +1,6 @@
 """One fixed batch, as TRL's trainer holds it and as the local engine does, and the gradients of either."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,24 +24,36 @@ PROMPTS = ["5=", "12+3=", "7="]
 """Of different lengths, so that TRL pads them."""
 
 
-def trainer_of(model: Path, folder: Path, peft_config=None, **settings) -> OWPOTrainer:
-    """A trainer on the CPU that does not save or report of itself."""
-    given = {
+def digits(asked: Iterable[str] = "0123456789" * 4) -> list[dict]:
+    return [{"prompt": f"{digit}=", "digit": digit} for digit in asked]
+
+
+def trainer_of(model: Path, folder: Path, peft_config=None, rows=None, given=None, **settings) -> OWPOTrainer:
+    """A trainer on the CPU that does not save or report of itself.
+
+    Args:
+        rows: of the data set, or a data set.
+        given: what else the trainer is given, or in another's place.
+    """
+    defaults = {
         "output_dir": str(folder), "per_device_train_batch_size": GROUP, "num_generations": GROUP,
         "gradient_accumulation_steps": 3, "max_completion_length": LONGEST, "learning_rate": 1e-2, "max_steps": 4,
         "save_strategy": "no", "report_to": "none", "use_cpu": True, "bf16": False, "logging_steps": 1,
         "lr_scheduler_type": "constant", "model_init_kwargs": {"dtype": "float32"}, "disable_tqdm": True,
     }  # fmt: skip
     policy = load_policy(str(model))
-    rows = [{"prompt": f"{digit}=", "digit": digit} for digit in "0123456789" * 4]
+    rows = digits() if rows is None else rows
     return OWPOTrainer(
-        model=str(model),
-        reward_funcs=is_right,
-        args=OWPOConfig(**{**given, **settings}),
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(rows[:2]),
-        processing_class=policy.tokenizer,
-        peft_config=peft_config,
+        **{
+            "model": str(model),
+            "reward_funcs": is_right,
+            "args": OWPOConfig(**{**defaults, **settings}),
+            "train_dataset": Dataset.from_list(rows) if isinstance(rows, list) else rows,
+            "eval_dataset": Dataset.from_list(digits("01")),
+            "processing_class": policy.tokenizer,
+            "peft_config": peft_config,
+            **(given or {}),
+        }
     )
 
 

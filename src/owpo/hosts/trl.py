@@ -12,10 +12,10 @@ Shape legend: B sequences of a micro-batch, T response tokens, G responses per p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from packaging.specifiers import SpecifierSet
@@ -25,16 +25,16 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from owpo.core.batch import TokenBatch
 from owpo.core.deviation import top_active
 from owpo.core.reduce import StepCounts, reduction_weights
-from owpo.core.registry import Objective
 from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.errors import InputError, input_errors
-from owpo.hosts.settings import HostSettings
 
 _RANGE = ">=1.16,<1.17"  # what the tests run against
 try:
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
+    from owpo.hosts.trl_config import OWPOConfig
     from owpo.hosts.trl_reference import AdapterReference, TRLReference, WholeReference
+    from owpo.hosts.trl_sampling import DynamicSampling
 except ImportError as error:
     raise InputError(f"owpo.hosts.trl needs TRL {_RANGE}: pip install 'owpo[trl]'") from error
 if version("trl") not in SpecifierSet(_RANGE):
@@ -42,95 +42,21 @@ if version("trl") not in SpecifierSet(_RANGE):
         f"owpo.hosts.trl is made for TRL {_RANGE}, and {version('trl')} is installed: pip install 'trl{_RANGE}'"
     )
 
-# Fields of GRPOConfig that would have no effect, and what takes their place.
-_INSTEAD = {
-    "loss_type": "objective",
-    "beta": "objective_args (its KL weight)",
-    "epsilon": "objective_args (clip_low)",
-    "epsilon_high": "objective_args (clip_high)",
-    "delta": "objective_args",
-    "importance_sampling_level": "objective, such as 'gspo'",
-    "sync_ref_model": "move_every",
-    "ref_model_mixup_alpha": "move_every",
-    "ref_model_sync_steps": "move_every",
-    "use_bias_correction_kl": "objective_args",
-    "top_entropy_quantile": "objective",
-    "entropy_coef": "objective",
-    "use_adaptive_entropy": "objective",
-    "off_policy_mask_threshold": "objective",
-    "use_liger_kernel": "False: it brings losses of its own",
-}
 _STATE = "owpo"  # folder in a checkpoint
 
 
-@dataclass
-class OWPOConfig(GRPOConfig):
-    """GRPOConfig, with the objective in the place of the loss.
-
-    Raises:
-        InputError: a field that would have no effect is set, or the objective cannot be had here.
-    """
-
-    objective: str = field(
-        default="owpo", metadata={"help": "What is optimised: `owpo objectives` lists them."}
-    )
-    objective_args: dict[str, Any] = field(default_factory=dict, metadata={"help": "Its settings."})
-    reference: str | None = field(
-        default=None,
-        metadata={"help": "Model folder or hub id of the first reference; None: the policy as it starts."},
-    )
-    move_every: int | None = field(
-        default=None,
-        metadata={"help": "Optimiser steps after which the policy becomes the reference; None: never."},
-    )
-    active_samples: Literal["curriculum", "all"] = field(
-        default="curriculum",
-        metadata={
-            "help": "Samples that get the one-way weight: the top |A| of a group, G down to 1 between moves."
-        },
-    )
-    reduction: str | None = field(default=None, metadata={"help": "None: the objective's paper's."})
-    first_step: int = field(
-        default=0, metadata={"help": "Optimiser steps that were done before the reference in force came."}
-    )
-
-    @property
-    def host(self) -> HostSettings:
-        """What is owpo's among the settings; its steps are optimiser steps, TRL's own."""
-        return HostSettings(**{each.name: getattr(self, each.name) for each in fields(HostSettings)})
-
-    def build_objective(self) -> Objective:
-        return self.host.build_objective()
-
-    def __post_init__(self) -> None:
-        defaults = {each.name: each.default for each in fields(GRPOConfig)}
-        for name, instead in _INSTEAD.items():
-            if name in defaults and getattr(self, name) != defaults[name]:
-                raise InputError(
-                    f"{name} = {getattr(self, name)!r} is not read by OWPOTrainer; use {instead}"
-                )
-        chosen = self.build_objective()
-        if self.first_step < 0:
-            raise InputError(f"first_step = {self.first_step} must be at least 0")
-        self.beta = 1.0 if chosen.needs.reference else 0.0  # to TRL: whether there is a reference
-        super().__post_init__()
-        if self.steps_per_generation % self.gradient_accumulation_steps:
-            raise InputError(
-                f"steps_per_generation = {self.steps_per_generation} must be a multiple of "
-                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: an update's tokens are counted "
-                "before it begins"
-            )
-
-
-class OWPOTrainer(GRPOTrainer):
+class OWPOTrainer(DynamicSampling, GRPOTrainer):
     """GRPOTrainer with one of owpo's objectives and a reference that is state.
 
     reference  None where the objective reads none
     lineage    every reference so far: the optimiser step it was taken at, and its weights' hash
 
     Raises:
-        InputError: the reference does not fit the policy, or the policy is sharded.
+        InputError: the reference does not fit the policy, the policy is sharded, or dynamic sampling cannot go with
+            what generates.
     """
+
+    args: OWPOConfig
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -138,6 +64,8 @@ class OWPOTrainer(GRPOTrainer):
         self.reference: TRLReference | None = None
         self.lineage: list[dict[str, Any]] = []
         self._counted: object = None
+        if self.args.samples_for_contrast:
+            self.sample_for_contrast()
         if self.objective.needs.reference:
             self._take_first_reference()
             self.add_callback(_Moves(self))
@@ -202,22 +130,22 @@ class OWPOTrainer(GRPOTrainer):
     # ------------------------------------------------------------ the batch
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        if len(inputs) % size:
+            raise InputError(
+                f"{len(inputs)} responses a process are no whole groups of {size}: make "
+                "per_device_train_batch_size * steps_per_generation a multiple of num_generations"
+            )
         output = super()._generate_and_score_completions(inputs)
         if "pixel_values" in output:
             raise InputError("OWPOTrainer is made for text, and the batch has images; use TRL's GRPOTrainer")
-        size = self.num_generations if self.model.training else self.num_generations_eval
         advantage = output["advantages"]
-        if len(advantage) % size:
-            raise InputError(
-                f"{len(advantage)} responses a process are no whole groups of {size}: make "
-                "per_device_train_batch_size * steps_per_generation a multiple of num_generations"
-            )
         output["group"] = torch.arange(len(advantage), device=advantage.device) // size
         output["active"] = top_active(advantage.view(-1, size), self._num_active(size)).flatten()
         return output
 
     def _num_active(self, size: int) -> int:
-        """Of a stage as the settings see it when it is all there is, in rollouts."""
+        """Counted in rollouts, of which a stage's optimiser steps make so many."""
         host = self.args.host
         length = host.move_every or self.state.max_steps - host.first_step
         stage = replace(host, move_every=None, first_step=0)
