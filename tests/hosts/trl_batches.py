@@ -1,5 +1,8 @@
 """One fixed batch, as TRL's trainer holds it and as the local engine does, and the gradients of either."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,9 +60,27 @@ def trainer_of(model: Path, folder: Path, peft_config=None, rows=None, given=Non
     )
 
 
-def fixed_rows(model: Path, reference: Path, with_old: bool = True) -> TrainingRows:
+def in_two_processes(script: str, *arguments: object) -> None:
+    """A script of this folder by torchrun, to its end."""
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+            "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(here / script), *map(str, arguments),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def fixed_rows(model: Path, reference: Path, dtype: str = "float32") -> TrainingRows:
     """The batch for the local engine, its log-probs from the model and the reference but for some noise."""
-    policy, other = load_policy(str(model)), load_policy(str(reference))
+    policy, other = load_policy(str(model), dtype=dtype), load_policy(str(reference), dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     prompts = [policy.encode(text) for text in PROMPTS]
     lengths = torch.tensor(LENGTHS)
@@ -78,7 +99,7 @@ def fixed_rows(model: Path, reference: Path, with_old: bool = True) -> TrainingR
         group=torch.arange(len(LENGTHS)) // GROUP,
         advantage=advantage.flatten(),
         active=top_active(advantage, 2).flatten(),
-        old_logp=old * mask if with_old else None,
+        old_logp=old * mask,
         ref_logp=reference_logprobs(other, responses, 1.0, 10_000),
         step=0,
     )
@@ -90,7 +111,7 @@ def as_trl(rows: TrainingRows, trainer: OWPOTrainer, index: Sequence[int]) -> di
     width = max(len(prompt) for prompt in responses.prompts)
     prompts = [responses.prompts[row] for row in index]
     pad = trainer.processing_class.pad_token_id
-    part = {
+    return {
         "prompt_ids": torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
         "prompt_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
         "completion_ids": responses.tokens[index],
@@ -99,14 +120,14 @@ def as_trl(rows: TrainingRows, trainer: OWPOTrainer, index: Sequence[int]) -> di
         "active": rows.active[index],
         "group": rows.group[index],
         "ref_per_token_logps": rows.ref_logp[index],
+        "old_per_token_logps": rows.old_logp[index],
     }
-    if rows.old_logp is not None:
-        part["old_per_token_logps"] = rows.old_logp[index]
-    return part
 
 
-def local_gradients(model: Path, rows: TrainingRows, objective, reduction: str | None) -> tuple[float, list]:
-    policy = load_policy(str(model))
+def local_gradients(
+    model: Path, rows: TrainingRows, objective, reduction: str | None, dtype: str = "float32"
+) -> tuple[float, list]:
+    policy = load_policy(str(model), dtype=dtype)
     lengths = rows.responses.lengths
     group_tokens = torch.zeros(3, dtype=lengths.dtype).index_add_(0, rows.group, lengths)
     counts = StepCounts(tokens=int(lengths.sum()), sequences=len(lengths), prompts=3, max_tokens=LONGEST)

@@ -237,7 +237,8 @@ class _Moves(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.move_every is not None and args.host.step_of_stage(state.global_step) == 0:
+        has_begun = args.move_every is not None and state.global_step > args.first_step
+        if has_begun and args.host.step_of_stage(state.global_step) == 0:
             self.trainer.move_reference()
 
 
