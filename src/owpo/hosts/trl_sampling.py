@@ -11,6 +11,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -116,7 +118,7 @@ class DynamicSampling(GRPOTrainer):
         self._samples_for_contrast = True
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if not (self._samples_for_contrast and self.model.training):
+        if not (self._samples_for_contrast and self.model.training):  # an evaluation asks what it was given
             return super()._generate_and_score_completions(inputs)
         self._kept, num_filled = self._collect(inputs)
         self._pending_extra_logs.update(self._kept.columns)
@@ -159,10 +161,7 @@ class DynamicSampling(GRPOTrainer):
                 break
         parts.append(spare.groups(unmixed[:missing], size))
         self._log_sampling(torch.cat(all_rewards), missing_anywhere)
-        kept, *more = parts
-        for part in more:
-            kept = kept + part
-        return kept, missing
+        return reduce(add, parts), missing
 
     def _other_rows(self, inputs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The same in all processes; nothing happens before the first is asked for."""
