@@ -1,7 +1,7 @@
 """The demo's task in TRL: chain addition by a weak base, through two moves of the reference.
 
     python recipes/trl_demo.py                    # in about 5 minutes on two cores; killed, the same command goes on
-    accelerate launch --num_processes 2 --cpu recipes/trl_demo.py --out runs/trl-two --processes 2
+    torchrun --nproc_per_node 2 recipes/trl_demo.py --out runs/trl-two      # once the first has made the base
 
 The rest of this file is what a GRPO script in TRL looks like; what is owpo's are the two classes and the reward.
 """
@@ -9,6 +9,7 @@ The rest of this file is what a GRPO script in TRL looks like; what is owpo's ar
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from datasets import Dataset
@@ -34,10 +35,8 @@ def main() -> None:
     parser.add_argument("--out", default="runs/trl-demo")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=90)
-    parser.add_argument(
-        "--processes", type=int, default=1, help="that share a step of 32 prompts x 8 responses"
-    )
     args = parser.parse_args()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # that share a step of 32 prompts x 8 responses
 
     ensure_base(BaseRecipe(terms=8, forget_carry=0.7), Path(args.base))
     settings = OWPOConfig(
@@ -47,7 +46,7 @@ def main() -> None:
         move_every=30,
         num_generations=8,
         per_device_train_batch_size=64,
-        gradient_accumulation_steps=4 // args.processes,
+        gradient_accumulation_steps=4 // processes,
         max_completion_length=32,
         learning_rate=1.5e-4,
         lr_scheduler_type="constant",

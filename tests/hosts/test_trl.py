@@ -1,9 +1,7 @@
 """owpo inside TRL: the same losses and gradients, and a reference that moves, is saved and comes back."""
 
 import importlib
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +10,15 @@ import torch
 from conftest import write_tiny_model
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, TrainerCallback
-from trl_batches import GROUP, as_trl, fixed_rows, local_gradients, trainer_of, trl_gradients
+from trl_batches import (
+    GROUP,
+    as_trl,
+    fixed_rows,
+    in_two_processes,
+    local_gradients,
+    trainer_of,
+    trl_gradients,
+)
 
 from owpo.core.reduce import MODES
 from owpo.core.registry import entries, objective
@@ -64,21 +70,7 @@ def test_every_reduction_counts_the_whole_step(models, tmp_path, reduction):
     ("name", "reduction"), [("owpo", None), ("grpo", "prompt-mean"), ("dr_grpo", None), ("mopd", None)]
 )
 def test_two_processes_take_the_step_of_one(models, tmp_path, name, reduction):
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-            "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(here / "trl_two_processes.py"),
-            *map(str, models), str(tmp_path), name, str(reduction),
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes("trl_two_processes.py", *models, tmp_path, name, reduction)
     _, expected = local_gradients(models[0], fixed_rows(*models), objective(name), reduction)
     assert_close(torch.load(tmp_path / "gradients.pt", weights_only=True), expected)
 
@@ -107,6 +99,39 @@ def test_the_reference_is_replaced_by_the_policy(models, tmp_path):
     assert first == {"step": 0, "from": "the policy as it started", "hash": first["hash"]}
     assert [(each["step"], each["hash"]) for each in moved] == [(2, hashes[2]), (4, hashes[4])]
     assert content_hash(trainer.ref_model) == hashes[4] != hashes[5]
+
+
+def test_a_stage_may_begin_later_than_the_run(models, tmp_path):
+    trainer, hashes = trained(models, tmp_path, first_step=1, max_steps=5)
+    assert [(each["step"], each["hash"]) for each in trainer.lineage[1:]] == [(3, hashes[3]), (5, hashes[5])]
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "expected"),
+    [
+        # one update a rollout: 4 active samples fall to 1 between two moves
+        ({"move_every": 4}, range(5), [(0, 4), (1, 3), (2, 2), (3, 1), (0, 4)]),
+        ({"move_every": 4, "first_step": 3}, range(3, 8), [(0, 4), (1, 3), (2, 2), (3, 1), (0, 4)]),
+        ({"max_steps": 6, "first_step": 2}, (2, 5), [(0, 4), (3, 1)]),
+        ({"active_samples": "all", "move_every": 4}, (0, 3), [(0, 4), (3, 4)]),
+        # three updates a rollout: a stage of 12 has 4 rollouts
+        (
+            {"move_every": 12, "steps_per_generation": 9},
+            (0, 3, 6, 9, 12),
+            [(0, 4), (1, 3), (2, 2), (3, 1), (0, 4)],
+        ),
+        # the reference moves within a rollout: there is no time for a curriculum
+        ({"move_every": 2, "steps_per_generation": 9}, (0, 3), [(0, 4), (0, 4)]),
+    ],
+)
+def test_a_stage_counts_rollouts(models, tmp_path, settings, steps, expected):
+    trainer = trainer_of(models[0], tmp_path, **settings)
+    trainer.state.max_steps = trainer.args.max_steps
+    found = []
+    for step in steps:
+        trainer.state.global_step = step
+        found.append((trainer._rollout_step, trainer._num_active(GROUP)))
+    assert found == expected
 
 
 def test_a_reference_of_its_own_comes_first(models, tmp_path):
@@ -155,14 +180,14 @@ def test_a_checkpoint_without_its_reference_is_refused(models, tmp_path):
 
 
 def test_learning_happens(models, tmp_path):
-    """Chance is 1 in 15."""
+    """Chance is 1 in 15. TRL's `reward` is of the groups that were kept."""
     trainer, _ = trained(
         models, tmp_path, move_every=20, max_steps=60, per_device_train_batch_size=32, num_generations=16,
         gradient_accumulation_steps=2,
     )  # fmt: skip
-    rewards = [record["reward"] for record in trainer.state.log_history if "reward" in record]
-    assert sum(rewards[:5]) / 5 < 0.2
-    assert sum(rewards[-5:]) / 5 > 0.6
+    accuracy = [record["accuracy"] for record in trainer.state.log_history if "accuracy" in record]
+    assert sum(accuracy[:5]) / 5 < 0.2
+    assert sum(accuracy[-5:]) / 5 > 0.6
 
 
 def test_evaluation_has_a_loss_of_its_own_batch(models, tmp_path):
@@ -183,6 +208,9 @@ def test_evaluation_has_a_loss_of_its_own_batch(models, tmp_path):
         ({"objective": "shuffled"}, "prepares weights over a whole step"),
         ({"objective": "dapo", "move_every": 3}, "'dapo' reads no reference"),
         ({"move_every": 0}, "move_every = 0 must be at least 1"),
+        ({"first_step": -1}, "first_step = -1 must be at least 0"),
+        ({"reduction": "token-meen"}, "Did you mean 'token-mean'?"),
+        ({"active_samples": "some"}, "active_samples = 'some' is neither"),
         ({"steps_per_generation": 2, "gradient_accumulation_steps": 4}, "must be a multiple of"),
     ],
 )

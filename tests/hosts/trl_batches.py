@@ -1,6 +1,9 @@
 """One fixed batch, as TRL's trainer holds it and as the local engine does, and the gradients of either."""
 
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,30 +27,60 @@ PROMPTS = ["5=", "12+3=", "7="]
 """Of different lengths, so that TRL pads them."""
 
 
-def trainer_of(model: Path, folder: Path, peft_config=None, **settings) -> OWPOTrainer:
-    """A trainer on the CPU that does not save or report of itself."""
-    given = {
+def digits(asked: Iterable[str] = "0123456789" * 4) -> list[dict]:
+    return [{"prompt": f"{digit}=", "digit": digit} for digit in asked]
+
+
+def trainer_of(model: Path, folder: Path, peft_config=None, rows=None, given=None, **settings) -> OWPOTrainer:
+    """A trainer on the CPU that does not save or report of itself.
+
+    Args:
+        rows: of the data set, or a data set.
+        given: what else the trainer is given, or in another's place.
+    """
+    defaults = {
         "output_dir": str(folder), "per_device_train_batch_size": GROUP, "num_generations": GROUP,
         "gradient_accumulation_steps": 3, "max_completion_length": LONGEST, "learning_rate": 1e-2, "max_steps": 4,
         "save_strategy": "no", "report_to": "none", "use_cpu": True, "bf16": False, "logging_steps": 1,
         "lr_scheduler_type": "constant", "model_init_kwargs": {"dtype": "float32"}, "disable_tqdm": True,
     }  # fmt: skip
     policy = load_policy(str(model))
-    rows = [{"prompt": f"{digit}=", "digit": digit} for digit in "0123456789" * 4]
+    rows = digits() if rows is None else rows
     return OWPOTrainer(
-        model=str(model),
-        reward_funcs=is_right,
-        args=OWPOConfig(**{**given, **settings}),
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(rows[:2]),
-        processing_class=policy.tokenizer,
-        peft_config=peft_config,
+        **{
+            "model": str(model),
+            "reward_funcs": is_right,
+            "args": OWPOConfig(**{**defaults, **settings}),
+            "train_dataset": Dataset.from_list(rows) if isinstance(rows, list) else rows,
+            "eval_dataset": Dataset.from_list(digits("01")),
+            "processing_class": policy.tokenizer,
+            "peft_config": peft_config,
+            **(given or {}),
+        }
     )
 
 
-def fixed_rows(model: Path, reference: Path, with_old: bool = True) -> TrainingRows:
+def in_two_processes(script: str, *arguments: object) -> None:
+    """A script of this folder by torchrun, to its end."""
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+            "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(here / script), *map(str, arguments),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def fixed_rows(model: Path, reference: Path, dtype: str = "float32") -> TrainingRows:
     """The batch for the local engine, its log-probs from the model and the reference but for some noise."""
-    policy, other = load_policy(str(model)), load_policy(str(reference))
+    policy, other = load_policy(str(model), dtype=dtype), load_policy(str(reference), dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     prompts = [policy.encode(text) for text in PROMPTS]
     lengths = torch.tensor(LENGTHS)
@@ -66,7 +99,7 @@ def fixed_rows(model: Path, reference: Path, with_old: bool = True) -> TrainingR
         group=torch.arange(len(LENGTHS)) // GROUP,
         advantage=advantage.flatten(),
         active=top_active(advantage, 2).flatten(),
-        old_logp=old * mask if with_old else None,
+        old_logp=old * mask,
         ref_logp=reference_logprobs(other, responses, 1.0, 10_000),
         step=0,
     )
@@ -78,7 +111,7 @@ def as_trl(rows: TrainingRows, trainer: OWPOTrainer, index: Sequence[int]) -> di
     width = max(len(prompt) for prompt in responses.prompts)
     prompts = [responses.prompts[row] for row in index]
     pad = trainer.processing_class.pad_token_id
-    part = {
+    return {
         "prompt_ids": torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
         "prompt_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
         "completion_ids": responses.tokens[index],
@@ -87,14 +120,14 @@ def as_trl(rows: TrainingRows, trainer: OWPOTrainer, index: Sequence[int]) -> di
         "active": rows.active[index],
         "group": rows.group[index],
         "ref_per_token_logps": rows.ref_logp[index],
+        "old_per_token_logps": rows.old_logp[index],
     }
-    if rows.old_logp is not None:
-        part["old_per_token_logps"] = rows.old_logp[index]
-    return part
 
 
-def local_gradients(model: Path, rows: TrainingRows, objective, reduction: str | None) -> tuple[float, list]:
-    policy = load_policy(str(model))
+def local_gradients(
+    model: Path, rows: TrainingRows, objective, reduction: str | None, dtype: str = "float32"
+) -> tuple[float, list]:
+    policy = load_policy(str(model), dtype=dtype)
     lengths = rows.responses.lengths
     group_tokens = torch.zeros(3, dtype=lengths.dtype).index_add_(0, rows.group, lengths)
     counts = StepCounts(tokens=int(lengths.sum()), sequences=len(lengths), prompts=3, max_tokens=LONGEST)

@@ -12,133 +12,55 @@ Shape legend: B sequences of a micro-batch, T response tokens, G responses per p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from packaging.specifiers import SpecifierSet
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from owpo.core.batch import TokenBatch
-from owpo.core.deviation import active_count, top_active
+from owpo.core.deviation import top_active
 from owpo.core.reduce import StepCounts, reduction_weights
-from owpo.core.registry import Objective, objective
 from owpo.disk.sealed import read_sealed, write_sealed
 from owpo.errors import InputError, input_errors
+from owpo.hosts.versions import check_host
 
-_RANGE = ">=1.16,<1.17"  # what the tests run against
-try:
-    from trl import GRPOConfig, GRPOTrainer
+check_host("trl")
 
-    from owpo.hosts.trl_reference import AdapterReference, TRLReference, WholeReference
-except ImportError as error:
-    raise InputError(f"owpo.hosts.trl needs TRL {_RANGE}: pip install 'owpo[trl]'") from error
-if version("trl") not in SpecifierSet(_RANGE):
-    raise InputError(
-        f"owpo.hosts.trl is made for TRL {_RANGE}, and {version('trl')} is installed: pip install 'trl{_RANGE}'"
-    )
+from trl import GRPOTrainer  # noqa: E402
 
-# Fields of GRPOConfig that would have no effect, and what takes their place.
-_INSTEAD = {
-    "loss_type": "objective",
-    "beta": "objective_args (its KL weight)",
-    "epsilon": "objective_args (clip_low)",
-    "epsilon_high": "objective_args (clip_high)",
-    "delta": "objective_args",
-    "importance_sampling_level": "objective, such as 'gspo'",
-    "sync_ref_model": "move_every",
-    "ref_model_mixup_alpha": "move_every",
-    "ref_model_sync_steps": "move_every",
-    "use_bias_correction_kl": "objective_args",
-    "top_entropy_quantile": "objective",
-    "entropy_coef": "objective",
-    "use_adaptive_entropy": "objective",
-    "off_policy_mask_threshold": "objective",
-    "use_liger_kernel": "False: it brings losses of its own",
-}
+from owpo.hosts.trl_config import OWPOConfig  # noqa: E402
+from owpo.hosts.trl_reference import AdapterReference, TRLReference, WholeReference  # noqa: E402
+from owpo.hosts.trl_sampling import DynamicSampling  # noqa: E402
+
 _STATE = "owpo"  # folder in a checkpoint
 
 
-@dataclass
-class OWPOConfig(GRPOConfig):
-    """GRPOConfig, with the objective in the place of the loss.
-
-    Raises:
-        InputError: a field that would have no effect is set, or the objective cannot be had here.
-    """
-
-    objective: str = field(
-        default="owpo", metadata={"help": "What is optimised: `owpo objectives` lists them."}
-    )
-    objective_args: dict[str, Any] = field(default_factory=dict, metadata={"help": "Its settings."})
-    reference: str | None = field(
-        default=None,
-        metadata={"help": "Model folder or hub id of the first reference; None: the policy as it starts."},
-    )
-    move_every: int | None = field(
-        default=None,
-        metadata={"help": "Optimiser steps after which the policy becomes the reference; None: never."},
-    )
-    active_samples: Literal["curriculum", "all"] = field(
-        default="curriculum",
-        metadata={
-            "help": "Samples that get the one-way weight: the top |A| of a group, G down to 1 between moves."
-        },
-    )
-    reduction: str | None = field(default=None, metadata={"help": "None: the objective's paper's."})
-
-    def build_objective(self) -> Objective:
-        with input_errors("objective"):
-            return objective(self.objective, **self.objective_args)
-
-    def __post_init__(self) -> None:
-        defaults = {each.name: each.default for each in fields(GRPOConfig)}
-        for name, instead in _INSTEAD.items():
-            if name in defaults and getattr(self, name) != defaults[name]:
-                raise InputError(
-                    f"{name} = {getattr(self, name)!r} is not read by OWPOTrainer; use {instead}"
-                )
-        chosen = self.build_objective()
-        if chosen.needs.prepared:
-            raise InputError(
-                f"objective {chosen.name!r} prepares weights over a whole step, which TRL has shuffled; "
-                "train it by `owpo train`"
-            )
-        if not chosen.needs.reference and (self.reference is not None or self.move_every is not None):
-            raise InputError(
-                f"objective {chosen.name!r} reads no reference: leave out reference and move_every"
-            )
-        if self.move_every is not None and self.move_every < 1:
-            raise InputError(f"move_every = {self.move_every} must be at least 1")
-        self.beta = 1.0 if chosen.needs.reference else 0.0  # to TRL: whether there is a reference
-        super().__post_init__()
-        if self.steps_per_generation % self.gradient_accumulation_steps:
-            raise InputError(
-                f"steps_per_generation = {self.steps_per_generation} must be a multiple of "
-                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: an update's tokens are counted "
-                "before it begins"
-            )
-
-
-class OWPOTrainer(GRPOTrainer):
+class OWPOTrainer(DynamicSampling, GRPOTrainer):
     """GRPOTrainer with one of owpo's objectives and a reference that is state.
 
     reference  None where the objective reads none
     lineage    every reference so far: the optimiser step it was taken at, and its weights' hash
+    logged_stats  names of the per-token statistics among the logs
 
     Raises:
-        InputError: the reference does not fit the policy, or the policy is sharded.
+        InputError: the reference does not fit the policy, the policy is sharded, or dynamic sampling cannot go with
+            what generates.
     """
+
+    args: OWPOConfig
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.objective = self.args.build_objective()
         self.reference: TRLReference | None = None
         self.lineage: list[dict[str, Any]] = []
+        self.logged_stats: set[str] = set()
         self._counted: object = None
+        if self.args.samples_for_contrast:
+            self.sample_for_contrast()
         if self.objective.needs.reference:
             self._take_first_reference()
             self.add_callback(_Moves(self))
@@ -189,11 +111,13 @@ class OWPOTrainer(GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.reference is None:
-            return
-        folder = Path(resume_from_checkpoint, _STATE)
+        if self.reference is not None:
+            self._restore_reference(Path(resume_from_checkpoint, _STATE))
+
+    def _restore_reference(self, folder: Path) -> None:
+        assert self.reference is not None
         if not (folder / "lineage.json").is_file():
-            raise InputError(f"{resume_from_checkpoint} holds no reference: OWPOTrainer did not write it")
+            raise InputError(f"{folder.parent} holds no reference: OWPOTrainer did not write it")
         with input_errors(str(folder)):
             self.reference.load(folder / "reference")
         self.lineage = read_sealed(folder / "lineage.json")["lineage"]
@@ -203,25 +127,26 @@ class OWPOTrainer(GRPOTrainer):
     # ------------------------------------------------------------ the batch
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        if len(inputs) % size:
+            raise InputError(
+                f"{len(inputs)} responses a process are no whole groups of {size}: make "
+                "per_device_train_batch_size * steps_per_generation a multiple of num_generations"
+            )
         output = super()._generate_and_score_completions(inputs)
         if "pixel_values" in output:
             raise InputError("OWPOTrainer is made for text, and the batch has images; use TRL's GRPOTrainer")
-        size = self.num_generations if self.model.training else self.num_generations_eval
         advantage = output["advantages"]
-        if len(advantage) % size:
-            raise InputError(
-                f"{len(advantage)} responses a process are no whole groups of {size}: make "
-                "per_device_train_batch_size * steps_per_generation a multiple of num_generations"
-            )
         output["group"] = torch.arange(len(advantage), device=advantage.device) // size
         output["active"] = top_active(advantage.view(-1, size), self._num_active(size)).flatten()
         return output
 
     def _num_active(self, size: int) -> int:
-        if self.args.active_samples == "all":
-            return size
-        length = (self.args.move_every or self.state.max_steps) // self._updates_a_rollout
-        return active_count(self._rollout_step, length, size)
+        """Counted in rollouts, of which a stage's optimiser steps make so many."""
+        host = self.args.host
+        length = host.move_every or self.state.max_steps - host.first_step
+        stage = replace(host, move_every=None, first_step=0)
+        return stage.num_active(self._rollout_step, length // self._updates_a_rollout, size)
 
     @property
     def _updates_a_rollout(self) -> int:
@@ -230,8 +155,8 @@ class OWPOTrainer(GRPOTrainer):
     @property
     def _rollout_step(self) -> int:
         """Rollouts since the reference moved."""
-        step, every = self.state.global_step, self.args.move_every
-        return (step if every is None else step % every) // self._updates_a_rollout
+        step = max(self.state.global_step, self.args.first_step)
+        return self.args.host.step_of_stage(step) // self._updates_a_rollout
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         inputs = super()._prepare_inputs(generation_batch)
@@ -300,6 +225,7 @@ class OWPOTrainer(GRPOTrainer):
         pairs = torch.stack([torch.stack([v.nansum(), (~v.isnan()).sum().double()]) for v in known])
         totals = self.accelerator.reduce(pairs, reduction="sum").tolist()
         metrics = self._metrics["train" if self.model.training else "eval"]
+        self.logged_stats.update(stats)
         for name, (total, count) in zip(stats, totals, strict=True):
             metrics[name].append(total / count if count else float("nan"))
 
@@ -309,7 +235,8 @@ class _Moves(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.move_every is not None and state.global_step % args.move_every == 0:
+        has_begun = args.move_every is not None and state.global_step > args.first_step
+        if has_begun and args.host.step_of_stage(state.global_step) == 0:
             self.trainer.move_reference()
 
 

@@ -116,7 +116,7 @@ class Exports(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **kwargs: Any) -> None:
         if self.steps is None or "loss" not in logs:
             return
-        for name, value in in_our_names(logs, self.trainer.objective_stats).items():
+        for name, value in in_our_names(logs, self.trainer.logged_stats).items():
             self.sums.setdefault(name, []).append(value)
         step, rest = divmod(state.global_step, self.updates)
         if rest == 0:
