@@ -45,14 +45,26 @@ MAY_IMPORT = {
         "stop",
         "verify",
     },
-    "ratchet": {"config", "disk", "errors", "evaluation", "policy", "problems", "runs", "seeds", "training"},
+    "ratchet": {
+        "config",
+        "disk",
+        "errors",
+        "evaluation",
+        "hosting",
+        "policy",
+        "problems",
+        "runs",
+        "seeds",
+        "training",
+    },
     "run": set(),  # everything below it
     "scores": set(),
     "exporting": set(),
     "terminal": {"evaluation", "printable", "training"},
     "report": {"config", "core", "disk", "errors", "evaluation", "ratchet", "runs"},
     "watching": {"printable", "report"},
-    "hosts": {"core", "disk", "errors", "policy", "verify"},
+    "hosts": {"config", "core", "disk", "errors", "policy", "verify"},
+    "hosting": {"config", "disk", "errors", "hosts", "policy", "problems", "runs", "stop", "training"},
     "cli": set(),
 }
 ABOVE_ALL = {"run", "scores", "exporting", "cli", "__init__", "__main__"}
