@@ -19,6 +19,7 @@ from trl_batches import (
     trainer_of,
     trl_gradients,
 )
+from trl_two_processes import CASES
 
 from owpo.core.reduce import MODES
 from owpo.core.registry import entries, objective
@@ -66,13 +67,17 @@ def test_every_reduction_counts_the_whole_step(models, tmp_path, reduction):
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "reduction"), [("owpo", None), ("grpo", "prompt-mean"), ("dr_grpo", None), ("mopd", None)]
-)
-def test_two_processes_take_the_step_of_one(models, tmp_path, name, reduction):
-    in_two_processes("trl_two_processes.py", *models, tmp_path, name, reduction)
+@pytest.fixture(scope="module")
+def gradients_of_two(models, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    in_two_processes("trl_two_processes.py", *models, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "reduction"), CASES)
+def test_two_processes_take_the_step_of_one(models, gradients_of_two, name, reduction):
     _, expected = local_gradients(models[0], fixed_rows(*models), objective(name), reduction)
-    assert_close(torch.load(tmp_path / "gradients.pt", weights_only=True), expected)
+    assert_close(torch.load(gradients_of_two / f"{name}.pt", weights_only=True), expected)
 
 
 class Hashes(TrainerCallback):
