@@ -13,11 +13,10 @@ import os
 from pathlib import Path
 
 from datasets import Dataset
-from transformers.trainer_utils import get_last_checkpoint
 
 from owpo.bases.chain_addition import BaseRecipe, ensure_base
 from owpo.hosts.rewards import verifier_reward
-from owpo.hosts.trl import OWPOConfig, OWPOTrainer
+from owpo.hosts.trl import OWPOConfig, OWPOTrainer, last_whole_checkpoint
 from owpo.policy.tokenizer import load_tokenizer
 from owpo.problems.chain_addition import generate
 
@@ -65,7 +64,7 @@ def main() -> None:
         args=settings,
         train_dataset=problems("train", 20_000),
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(args.out) if Path(args.out).exists() else None)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(args.out))
     for reference in trainer.lineage:
         print(f"reference of step {reference['step']}: {reference['from']}, {reference['hash'][:12]}")
 

@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -283,14 +284,17 @@ def test_a_reference_of_another_size_is_refused(models, tmp_path, byte_model):
 
 
 def test_another_release_of_trl_is_refused(monkeypatch):
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.17.0")
+    monkeypatch.setattr("owpo.hosts.versions.version", lambda name: "1.17.0")
     monkeypatch.delitem(sys.modules, "owpo.hosts.trl")
-    with pytest.raises(InputError, match=r"made for TRL >=1.16,<1.17, and 1.17.0 is installed: pip install"):
+    with pytest.raises(InputError, match=r"made for trl >=1.16,<1.17, and 1.17.0 is installed: pip install"):
         importlib.import_module("owpo.hosts.trl")
 
 
 def test_without_trl_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "trl", None)
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("owpo.hosts.versions.version", missing)
     monkeypatch.delitem(sys.modules, "owpo.hosts.trl")
     with pytest.raises(InputError, match=r"pip install 'owpo\[trl\]'"):
         importlib.import_module("owpo.hosts.trl")

@@ -127,6 +127,7 @@ def _hand_over(session: Session, job: Job) -> None:
             {"id": p.id, "prompt": prompt_as_given(session.policy, p, engine), "answer": p.answer}
             for p in session.order.problems
         ]
+        lines *= -(-session.config.rollout.prompts // len(lines))  # hosts drop what does not fill a step
         write_text(job.path / "train.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         with atomic_folder(job.path / "start") as folder:
             save_policy(session.policy, folder)

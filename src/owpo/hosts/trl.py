@@ -11,6 +11,8 @@ Shape legend: B sequences of a micro-batch, T response tokens, G responses per p
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +38,24 @@ from owpo.hosts.trl_reference import AdapterReference, TRLReference, WholeRefere
 from owpo.hosts.trl_sampling import DynamicSampling  # noqa: E402
 
 _STATE = "owpo"  # folder in a checkpoint
+_LAST_FILE = "trainer_state.json"  # that a checkpoint is written with
+
+
+def last_whole_checkpoint(folder: str | Path) -> str | None:
+    """What to resume from: the newest checkpoint that no kill has cut short; None: there is none.
+
+    transformers' `get_last_checkpoint` also returns one that is half written.
+    """
+    found = [path for path in Path(folder).glob("checkpoint-*") if _is_whole(path)]
+    return str(max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if found else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / _LAST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class OWPOTrainer(DynamicSampling, GRPOTrainer):
@@ -103,11 +123,14 @@ class OWPOTrainer(DynamicSampling, GRPOTrainer):
                     inputs["ref_per_token_logps"], _ = self._score(model, inputs, with_entropy=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        # Before TRL's own, whose last file makes the checkpoint whole.
         if self.reference is not None and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}", _STATE)
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            folder.mkdir(parents=True)
             self.reference.save(folder / "reference")
             write_sealed(folder / "lineage.json", {"lineage": self.lineage})
+        super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

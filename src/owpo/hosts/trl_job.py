@@ -5,6 +5,7 @@ The first process starts as many as the recipe asks for, by torchrun; each of th
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -14,13 +15,13 @@ from typing import Any
 
 from datasets import load_dataset
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from owpo.errors import InputError
 from owpo.hosts.job import Job
 from owpo.hosts.rewards import verifier_reward
 from owpo.hosts.step_log import StepLog
-from owpo.hosts.trl import OWPOConfig, OWPOTrainer
+from owpo.hosts.trl import OWPOTrainer, last_whole_checkpoint
+from owpo.hosts.trl_config import OWPOConfig
 from owpo.policy.tokenizer import load_tokenizer
 
 _SCALE = {"group_std": "group", "group_mean": "none"}
@@ -125,8 +126,10 @@ class Exports(TrainerCallback):
 
 
 def in_our_names(logs: Mapping[str, Any], stats: set[str]) -> dict[str, float]:
-    named = {ours: logs[theirs] for theirs, ours in _OUR_NAMES.items() if theirs in logs}
-    return {**named, **{name: logs[name] for name in stats if name in logs and logs[name] == logs[name]}}
+    """A step's numbers as owpo's own logs name them; those without a value are left out."""
+    names = {**_OUR_NAMES, **{name: name for name in stats}}
+    found = {ours: logs[theirs] for theirs, ours in names.items() if logs.get(theirs) is not None}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def train(job: Job) -> None:
@@ -139,7 +142,7 @@ def train(job: Job) -> None:
         args=settings,
         train_dataset=load_dataset("json", data_files=str(job.path / "train.jsonl"), split="train"),
     )
-    last = get_last_checkpoint(settings.output_dir) if Path(settings.output_dir).exists() else None
+    last = last_whole_checkpoint(settings.output_dir)
     done = int(last.rsplit("-", 1)[1]) // run.training.updates_per_batch if last is not None else 0
     trainer.add_callback(Exports(job, trainer, done))
     trainer.train(resume_from_checkpoint=last)

@@ -10,6 +10,7 @@ kept; what a worker does is in `verl_worker`.
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,9 @@ class OWPOPPOTrainer(PPOTrainerSync):
                 self.actor_rollout_wg.export_reference(str(folder / "reference"))
             write_sealed(folder / "lineage.json", {"lineage": self.lineage})
         super()._save_checkpoint()
+        for old in Path(self.config.trainer.default_local_dir).glob("global_step_*"):
+            if not (old / "actor").exists():  # what verl leaves of a checkpoint that it no longer keeps
+                shutil.rmtree(old)
 
     # ------------------------------------------------------------ a step
 

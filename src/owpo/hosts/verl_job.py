@@ -39,7 +39,8 @@ def overrides(job: Job) -> dict[str, Any]:
         "trainer.default_local_dir": str(job.path / "checkpoints"),
         "trainer.resume_mode": "auto",
         "trainer.save_freq": run.run.checkpoint_every,
-        "trainer.max_actor_ckpt_to_keep": run.run.keep_checkpoints,
+        # verl removes the oldest before it has written the newest.
+        "trainer.max_actor_ckpt_to_keep": max(2, run.run.keep_checkpoints),
         "trainer.total_training_steps": job.last_step,
         "trainer.total_epochs": 10**6,  # the steps decide
         "trainer.val_before_train": False,
