@@ -47,8 +47,6 @@ def test_what_no_host_honours_is_refused_by_name(engine, override, told):
         ([*VERL, "--training.updates_per_batch", "5"], "rollout.prompts = 32 is no multiple of"),
         ([*VERL, "--verl.gpus_per_node", "3"], "256 responses"),
         ([*VERL, "--rollout.max_rounds", "2"], "rollout.max_rounds has no effect"),
-        (["--trl.processes", "2"], "the table [trl] is not read with run.engine = 'local'"),
-        ([*TRL, "--verl.nodes", "2"], "the table [verl] is not read with run.engine = 'trl'"),
         (["--run.engine", "ray"], "run.engine = 'ray' must be 'local', 'trl' or 'verl'"),
     ],
 )  # fmt: skip

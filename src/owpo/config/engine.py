@@ -16,7 +16,7 @@ Engine = Literal["local", "trl", "verl"]
 
 
 class TRLConfig(Section):
-    """Read with `run.engine = "trl"` only (docs/trl.md)."""
+    """Read where TRL trains (docs/trl.md)."""
 
     processes: Annotated[int, Field(ge=1)] = 1
     """Processes on this machine that share a step, one a GPU."""
@@ -27,7 +27,7 @@ class TRLConfig(Section):
 
 
 class VerlConfig(Section):
-    """Read with `run.engine = "verl"` only (docs/verl.md)."""
+    """Read where verl trains (docs/verl.md)."""
 
     nodes: Annotated[int, Field(ge=1)] = 1
     """Machines of the Ray cluster that train."""
@@ -47,11 +47,6 @@ def check_engine(config: RunConfig) -> None:
         ValueError: the recipe asks for something that the engine cannot honour; names it.
     """
     engine = config.run.engine
-    for name, section in (("trl", config.trl), ("verl", config.verl)):
-        if engine != name and section != type(section)():
-            raise ValueError(
-                f"the table [{name}] is not read with run.engine = {engine!r}; set the engine, or leave it out"
-            )
     if engine == "local":
         return
     own = _trl(config) if engine == "trl" else _verl(config)

@@ -65,6 +65,15 @@ def _job(session: Session, task: Task) -> Job:
     reference = None
     if task.reference is not None:
         reference = str((session.folder.versions.folder / task.reference.version.id).absolute())
+    longest = max(
+        len(policy.encode(problem.prompt, special_tokens=not problem.is_chat))
+        for problem in session.order.problems
+    )
+    if config.run.engine == "verl" and longest + config.rollout.max_new_tokens > config.verl.tokens_per_gpu:
+        raise InputError(
+            f"verl.tokens_per_gpu = {config.verl.tokens_per_gpu} is less than the longest prompt's {longest} tokens and "
+            f"rollout.max_new_tokens = {config.rollout.max_new_tokens} together; raise it"
+        )
     return Job(
         folder=str(folder),
         model=str(folder / "start"),
@@ -73,10 +82,7 @@ def _job(session: Session, task: Task) -> Job:
         first_step=first,
         last_step=first + task.steps,
         export_steps=[first + step for step in due],
-        prompt_tokens=max(
-            len(policy.encode(problem.prompt, special_tokens=not problem.is_chat))
-            for problem in session.order.problems
-        ),
+        prompt_tokens=longest,
         config=config.model_dump(mode="json"),
     )
 

@@ -28,6 +28,9 @@ _SCALE = {"group_std": "group", "group_mean": "none"}
 # TRL's metrics that `metrics.jsonl` has under a name of its own.
 _OUR_NAMES = {
     "reward": "accuracy",
+    "accuracy": "accuracy",  # with dynamic sampling: of all that was sampled, where the reward is of what was kept
+    "groups_sampled": "groups_sampled",
+    "groups_without_contrast": "groups_without_contrast",
     "completions/mean_length": "response_length",
     "completions/clipped_ratio": "truncated_share",
     "loss": "loss",
