@@ -165,7 +165,7 @@ class OWPOTrainer(DynamicSampling, GRPOTrainer):
         return output
 
     def _num_active(self, size: int) -> int:
-        """Counted in rollouts, of which a stage's optimiser steps make so many."""
+        """The curriculum is counted in rollouts, the settings in optimiser steps."""
         host = self.args.host
         length = host.move_every or self.state.max_steps - host.first_step
         stage = replace(host, move_every=None, first_step=0)
