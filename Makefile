@@ -1,5 +1,6 @@
 # make demo    a self-evolving run on this machine, in about five minutes
 # make trl-demo  the same task in TRL's trainer, through two moves of the reference (docs/trl.md)
+# make trl-check  that script in one process and in two, killed and resumed, in about six minutes
 # make test    the tests
 # make check   lint, format, types
 # make docs    docs/recipe.md from the code
@@ -24,7 +25,7 @@ VERL_READY := $(VERL)/.ready
 ON_CPU := PYTHONPATH=tests/hosts VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=verl_on_cpu VLLM_TARGET_DEVICE=cpu \
 	VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: setup demo trl-demo test test-vllm test-verl verl-cpu check docs screenshots bench chaos clean
+.PHONY: setup demo trl-demo trl-check test test-vllm test-verl verl-cpu check docs screenshots bench chaos clean
 
 setup: $(READY)
 
@@ -44,6 +45,9 @@ demo: $(READY)
 
 trl-demo: $(READY)
 	$(BIN)/python recipes/trl_demo.py
+
+trl-check: $(READY)
+	$(BIN)/python tests/hosts/trl_check.py
 
 test: $(READY)
 	$(BIN)/python -m pytest

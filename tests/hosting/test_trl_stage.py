@@ -95,6 +95,7 @@ def test_a_stop_between_evaluations_loses_none(data, monkeypatch):
 
     monkeypatch.setattr("owpo.hosting.stage.evaluate_and_keep_best", once)
     data["ratchet"] = {"protocol": "fixed", "reference": "base", "steps": 2}
+    data["training"]["warmup_updates"] = 4
     with pytest.raises(Interrupted):
         train(build_config(data, "test"))
     folder = Path(data["run"]["folder"])
@@ -103,7 +104,8 @@ def test_a_stop_between_evaluations_loses_none(data, monkeypatch):
     assert seen == [1, 2]
     assert (folder / "host" / "1" / "host.log").stat().st_size == started  # TRL was not run again
     assert [each["step"] for each in lines(folder, "evaluations")] == [1, 2]
-    assert len(lines(folder, "metrics")) == 2
+    rates = [each["learning_rate"] for each in lines(folder, "metrics")]
+    assert rates == pytest.approx([0.25e-2, 0.5e-2])  # as `owpo train` warms up
 
 
 def test_killed_inside_a_stage_it_goes_on_from_trls_checkpoint(data, tmp_path):

@@ -71,8 +71,8 @@ def _job(session: Session, task: Task) -> Job:
     )
     if config.run.engine == "verl" and longest + config.rollout.max_new_tokens > config.verl.tokens_per_gpu:
         raise InputError(
-            f"verl.tokens_per_gpu = {config.verl.tokens_per_gpu} is less than the longest prompt's {longest} tokens and "
-            f"rollout.max_new_tokens = {config.rollout.max_new_tokens} together; raise it"
+            f"verl.tokens_per_gpu = {config.verl.tokens_per_gpu} is less than the longest prompt ({longest} tokens) "
+            f"and rollout.max_new_tokens = {config.rollout.max_new_tokens} together; raise it"
         )
     return Job(
         folder=str(folder),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import load_dataset
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from owpo.errors import InputError
@@ -67,8 +68,6 @@ def arguments(job: Job) -> dict[str, Any]:
         "max_completion_length": rollout.max_new_tokens,
         "temperature": rollout.temperature,
         "learning_rate": training.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": training.warmup_updates,
         "weight_decay": training.weight_decay,
         "adam_beta1": training.beta1,
         "adam_beta2": training.beta2,
@@ -90,7 +89,18 @@ def arguments(job: Job) -> dict[str, Any]:
 
 
 class StageTrainer(OWPOTrainer):
-    """What the run gives as the reference counts, also where a checkpoint was made against the one before."""
+    """The reference is the run's, also where a checkpoint was made against the one before; so is the warm-up."""
+
+    warmup: int
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """From a first share of the rate, where transformers' own warm-up begins with 0."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer, lambda update: min(1.0, (update + 1) / max(self.warmup, 1))
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _restore_reference(self, folder: Path) -> None:
         pass
@@ -145,6 +155,7 @@ def train(job: Job) -> None:
         args=settings,
         train_dataset=load_dataset("json", data_files=str(job.path / "train.jsonl"), split="train"),
     )
+    trainer.warmup = run.training.warmup_updates
     last = last_whole_checkpoint(settings.output_dir)
     done = int(last.rsplit("-", 1)[1]) // run.training.updates_per_batch if last is not None else 0
     trainer.add_callback(Exports(job, trainer, done))
