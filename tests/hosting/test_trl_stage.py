@@ -12,6 +12,7 @@ import pytest
 from conftest import write_problems
 
 from owpo.errors import InputError, Interrupted, RunFailed
+from owpo.hosting import stage
 from owpo.policy.load import load_policy
 from owpo.policy.weights import content_hash
 from owpo.ratchet.gate import Decision
@@ -106,6 +107,43 @@ def test_a_stop_between_evaluations_loses_none(data, monkeypatch):
     assert [each["step"] for each in lines(folder, "evaluations")] == [1, 2]
     rates = [each["learning_rate"] for each in lines(folder, "metrics")]
     assert rates == pytest.approx([0.25e-2, 0.5e-2])  # as `owpo train` warms up
+
+
+def test_stopped_inside_a_stage_its_steps_are_logged_once(data, monkeypatch):
+    data["ratchet"] = {"protocol": "fixed", "reference": "base", "steps": 12}
+    data["evaluation"]["every"] = 12
+    log_new = stage._Steps.log_new
+
+    def until_some(steps):
+        log_new(steps)
+        if len(steps.logged) >= 3:
+            steps.session.stop.received = "SIGTERM"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage._Steps, "log_new", until_some)
+        with pytest.raises(Interrupted):
+            train(build_config(data, "test"))
+    folder = Path(data["run"]["folder"])
+    assert 3 <= len(lines(folder, "metrics")) < 12
+    resume(folder)
+    assert [each["step"] for each in lines(folder, "metrics")] == list(range(1, 13))
+    assert len(lines(folder, "timing")) == 12
+
+
+def test_a_stop_inside_an_evaluation_repeats_it(data, monkeypatch):
+    data["ratchet"] = {"protocol": "fixed", "reference": "base", "steps": 1}
+
+    def stopped(session, task):
+        raise Interrupted("SIGTERM")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "evaluate_and_keep_best", stopped)
+        with pytest.raises(Interrupted):
+            train(build_config(data, "test"))
+    folder = Path(data["run"]["folder"])
+    resume(folder)
+    assert [each["step"] for each in lines(folder, "evaluations")] == [1]
+    assert len(lines(folder, "metrics")) == 1
 
 
 def test_killed_inside_a_stage_it_goes_on_from_trls_checkpoint(data, tmp_path):

@@ -1,5 +1,8 @@
 """One fixed batch, and its gradients by the local engine: what every host's are held to."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -12,6 +15,8 @@ from owpo.policy.logprobs import reference_logprobs
 from owpo.policy.responses import Responses
 from owpo.training.update import TrainingRows, accumulate_gradients
 
+CASES = [("owpo", None), ("grpo", "prompt-mean"), ("dr_grpo", None), ("mopd", None)]
+"""Objective and reduction that two processes share."""
 GROUP, LONGEST = 4, 6
 LENGTHS = [6, 2, 4, 1, 3, 3, 5, 2, 1, 6, 6, 4]  # three groups; the last is all right
 RIGHT = [1, 0, 0, 1, 0, 1, 0, 0, 1, 1, 1, 1]
@@ -19,9 +24,9 @@ PROMPTS = ["5=", "12+3=", "7="]
 """Of different lengths, so that hosts which pad have to."""
 
 
-def fixed_rows(model: Path, reference: Path, with_old: bool = True) -> TrainingRows:
+def fixed_rows(model: Path, reference: Path, dtype: str = "float32") -> TrainingRows:
     """The batch for the local engine, its log-probs from the model and the reference but for some noise."""
-    policy, other = load_policy(str(model)), load_policy(str(reference))
+    policy, other = load_policy(str(model), dtype=dtype), load_policy(str(reference), dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     prompts = [policy.encode(text) for text in PROMPTS]
     lengths = torch.tensor(LENGTHS)
@@ -40,17 +45,17 @@ def fixed_rows(model: Path, reference: Path, with_old: bool = True) -> TrainingR
         group=torch.arange(len(LENGTHS)) // GROUP,
         advantage=advantage.flatten(),
         active=top_active(advantage, 2).flatten(),
-        old_logp=old * mask if with_old else None,
+        old_logp=old * mask,
         ref_logp=reference_logprobs(other, responses, 1.0, 10_000),
         step=0,
     )
 
 
 def local_gradients(
-    model: Path, rows: TrainingRows, objective, reduction: str | None
+    model: Path, rows: TrainingRows, objective, reduction: str | None, dtype: str = "float32"
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients by parameter."""
-    policy = load_policy(str(model))
+    policy = load_policy(str(model), dtype=dtype)
     lengths = rows.responses.lengths
     group_tokens = torch.zeros(3, dtype=lengths.dtype).index_add_(0, rows.group, lengths)
     counts = StepCounts(tokens=int(lengths.sum()), sequences=len(lengths), prompts=3, max_tokens=LONGEST)
@@ -60,6 +65,24 @@ def local_gradients(
         prompt_tokens=group_tokens[rows.group], temperature=1.0,
     )  # fmt: skip
     return loss, {name: parameter.grad for name, parameter in policy.model.named_parameters()}
+
+
+def in_two_processes(script: str, *arguments: object) -> None:
+    """A script of this folder by torchrun, to its end."""
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+            "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(here / script), *map(str, arguments),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def assert_close(found: dict, expected: dict, tolerance: float = 1e-5) -> None:

@@ -9,18 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_tiny_model
+from fixed_batch import CASES, GROUP, assert_close, fixed_rows, in_two_processes, local_gradients
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, TrainerCallback
-from trl_batches import (
-    GROUP,
-    as_trl,
-    fixed_rows,
-    in_two_processes,
-    local_gradients,
-    trainer_of,
-    trl_gradients,
-)
-from trl_two_processes import CASES
+from trl_batches import as_trl, trainer_of, trl_gradients
 
 from owpo.core.reduce import MODES
 from owpo.core.registry import entries, objective
@@ -36,13 +28,6 @@ OBJECTIVES = [entry.name for entry in entries() if not objective(entry.name).nee
 def models(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("trl")
     return write_tiny_model(folder / "model"), write_tiny_model(folder / "reference", seed=1)
-
-
-def assert_close(found, expected):
-    scale = max(gradient.abs().max() for gradient in expected)
-    assert scale > 1e-6
-    for one, other in zip(found, expected, strict=True):
-        assert (one - other).abs().max() <= 1e-5 * scale
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import write_tiny_model
 from datasets import Dataset
+from fixed_batch import GROUP, in_two_processes
 from trl import GRPOTrainer
-from trl_batches import GROUP, digits, in_two_processes, trainer_of
+from trl_batches import digits, trainer_of
 from trl_problems import is_right
 from trl_scripted import EASY, HARD, MIXED, Scripted
 

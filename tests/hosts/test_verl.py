@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_tiny_model
+from fixed_batch import in_two_processes
 
 pytest.importorskip("verl")
 pytest.importorskip("verl_on_cpu", reason="make test-verl sets what verl needs without an accelerator")
@@ -142,17 +142,7 @@ def test_a_reference_moves_is_written_and_comes_back(models, tmp_path):
 
 
 def test_two_processes_move_and_write_what_one_does(models, tmp_path):
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
-            "--rdzv_endpoint", "localhost:0", str(here / "verl_two_references.py"), *map(str, models), str(tmp_path),
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes("verl_two_references.py", *models, tmp_path)
     told = json.loads((tmp_path / "hashes.json").read_text())
     policy, reference = engine_of(models[0]), engine_of(models[1], forward_only=True)
     assert told["before"] == sharded_hash(reference) == told["loaded"]

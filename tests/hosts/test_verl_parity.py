@@ -1,14 +1,11 @@
 """owpo inside verl: the same losses and gradients in any micro-batches and processes, through verl's own engine."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_tiny_model
-from fixed_batch import assert_close, fixed_rows, local_gradients
+from fixed_batch import CASES, assert_close, fixed_rows, in_two_processes, local_gradients
 
 pytest.importorskip("verl")
 pytest.importorskip("verl_on_cpu", reason="make test-verl sets what verl needs without an accelerator")
@@ -51,24 +48,14 @@ def test_every_reduction_counts_the_whole_step(models, engine, reduction):
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "reduction"), [("owpo", None), ("grpo", "prompt-mean"), ("dr_grpo", None), ("mopd", None)]
-)
-def test_two_processes_take_the_step_of_one(models, tmp_path, name, reduction):
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
-            "--rdzv_endpoint", "localhost:0", str(here / "verl_two_processes.py"), *map(str, models),
-            str(tmp_path), name, str(reduction),
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+@pytest.fixture(scope="module")
+def gradients_of_two(models, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    in_two_processes("verl_two_processes.py", *models, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "reduction"), CASES)
+def test_two_processes_take_the_step_of_one(models, gradients_of_two, name, reduction):
     _, expected = local_gradients(models[0], fixed_rows(*models), objective(name), reduction)
-    assert_close(torch.load(tmp_path / "gradients.pt", weights_only=True), expected)
+    assert_close(torch.load(gradients_of_two / f"{name}.pt", weights_only=True), expected)

@@ -4,10 +4,8 @@ import sys
 from pathlib import Path
 
 import torch
-from trl_batches import as_trl, fixed_rows, trainer_of, trl_gradients
-
-CASES = [("owpo", None), ("grpo", "prompt-mean"), ("dr_grpo", None), ("mopd", None)]
-"""Objective and reduction."""
+from fixed_batch import CASES, fixed_rows
+from trl_batches import as_trl, trainer_of, trl_gradients
 
 
 def main() -> None:
@@ -19,7 +17,7 @@ def main() -> None:
         mine = [2, 0, 1, 3] if rank == 0 else [10, 4, 9, 5, 7, 8, 11, 6]
         parts = [as_trl(rows, trainer, mine[:3]), as_trl(rows, trainer, mine[3:])]
         _, gradients = trl_gradients(trainer, parts)
-        mean = [trainer.accelerator.reduce(gradient, reduction="mean") for gradient in gradients]
+        mean = {name: trainer.accelerator.reduce(each, reduction="mean") for name, each in gradients.items()}
         if rank == 0:
             torch.save(mean, folder / f"{name}.pt")
     trainer.accelerator.wait_for_everyone()  # or the one that leaves first may abort the other's connection

@@ -4,8 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+from fixed_batch import GROUP
 from trl import GRPOTrainer
-from trl_batches import GROUP, digits, trainer_of
+from trl_batches import digits, trainer_of
 from trl_scripted import Scripted
 
 

@@ -41,7 +41,7 @@ def host_stage(session: Session, task: Task) -> None:
         _train(session, task, job)
     for step in job.export_steps:
         done = step - job.first_step
-        if done <= progress.step:
+        if done <= progress.evaluated_step:
             continue
         session.stop.check()
         load_weights(session.policy, job.export_folder(step))
@@ -150,8 +150,15 @@ class _Steps:
     def __init__(self, session: Session, task: Task, job: Job) -> None:
         self.session, self.task, self.job = session, task, job
         self.before = session.progress.total_steps
-        self.earlier = session.folder.logs["metrics"].records()
         self.logged: list[dict[str, Any]] = []
+        for name in (
+            "metrics",
+            "timing",
+            "alarms",
+        ):  # those of a start that was stopped; the host may do them again
+            log = session.folder.logs[name]
+            log.keep(sum(record["stage"] != task.number for record in log.records()))
+        self.earlier = session.folder.logs["metrics"].records()
 
     def log_new(self) -> None:
         for record in self.job.metrics()[len(self.logged) :]:
