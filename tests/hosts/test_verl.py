@@ -100,8 +100,8 @@ def test_a_reference_that_cannot_move_is_refused(more, told):
         OWPOPPOTrainer(configured("+actor_rollout_ref.owpo.move_every=3", more))
 
 
-def test_active_samples_are_the_groups_top(monkeypatch):
-    """Rows come in any order, and not all of a group beside each other."""
+def test_active_samples_are_the_groups_top():
+    """Rows come in any order, and not all of a group beside each other; ties go by sample."""
     trainer = object.__new__(OWPOPPOTrainer)
     trainer.settings, trainer.global_steps, trainer.total_training_steps = HostSettings(), 3, 5
     trainer.config = configured("actor_rollout_ref.rollout.n=4")
@@ -109,10 +109,10 @@ def test_active_samples_are_the_groups_top(monkeypatch):
     keep = trainer.settings.num_active(2, 5, 4)
     assert 1 < keep < 4
     expected = top_active(advantage, keep)
-    order = [4, 0, 5, 1, 2, 6, 7, 3]
-    uids = [f"group {row // 4}" for row in order]
+    order = [4, 3, 5, 1, 2, 6, 7, 0]
+    keys = [f"a_uid_{row // 4}_{row % 4}_0" for row in order]
     rows = advantage.flatten()[order].unsqueeze(1).repeat(1, 2)
-    assert torch.equal(trainer._active(uids, rows), expected.flatten()[order])
+    assert torch.equal(trainer._active(keys, rows), expected.flatten()[order])
 
 
 def test_statistics_are_means_over_the_tokens_that_have_them():

@@ -92,6 +92,7 @@ class StageTrainer(OWPOTrainer):
     """The reference is the run's, also where a checkpoint was made against the one before; so is the warm-up."""
 
     warmup: int
+    lr_scheduler: Any
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """From a first share of the rate, where transformers' own warm-up begins with 0."""

@@ -34,7 +34,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer  # noqa: E402
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync  # noqa: E402
 from verl.workers.utils.padding import response_to_nested  # noqa: E402
 
-from owpo.hosts.verl_worker import ACTIVE, STEP, OWPOWorker, as_texts, mean_stats  # noqa: E402
+from owpo.hosts.verl_worker import ACTIVE, STEP, OWPOWorker, mean_stats  # noqa: E402
 
 TRAINER = "owpo"  # its name in trainer.v1.trainer_mode
 _STATE = "owpo"  # folder in a checkpoint
@@ -77,7 +77,7 @@ def settings_of(config: DictConfig) -> tuple[HostSettings, dict[str, Any]]:
 class OWPOPPOTrainer(PPOTrainerSync):
     """verl's synchronous trainer with one of owpo's objectives and a reference that is state.
 
-    lineage  every reference so far: the step it was taken at, and its weights' hash
+    lineage  every reference so far: the step it was taken at, and its weights' hash (None: see `reference_hash`)
 
     Raises:
         InputError: a setting is wrong or would have no effect.
@@ -108,7 +108,7 @@ class OWPOPPOTrainer(PPOTrainerSync):
     def _note(self, origin: str) -> None:
         hash = self.actor_rollout_wg.reference_hash()[0]
         self.lineage.append({"step": self.global_steps, "from": origin, "hash": hash})
-        print(f"owpo: reference {hash[:12]} is {origin}")
+        print(f"owpo: the reference is {origin}" + ("" if hash is None else f", {hash[:12]}"))
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
@@ -169,10 +169,10 @@ class OWPOPPOTrainer(PPOTrainerSync):
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch = super()._compute_advantage(batch, metrics)
-        names = ["uid", "advantages", "response_mask", "responses", "rm_scores", "extra_fields"]
+        names = ["advantages", "response_mask", "responses", "rm_scores", "extra_fields"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         mask = data["response_mask"]
-        active = self._active(as_texts(data["uid"]), data["advantages"].to_padded_tensor(0))
+        active = self._active(batch.keys, data["advantages"].to_padded_tensor(0))
         is_real = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
         metrics.update(self._rollout_metrics(data, active, is_real))
         flags = active.unsqueeze(1).expand(-1, int(mask.offsets().diff().max())).float()
@@ -194,16 +194,22 @@ class OWPOPPOTrainer(PPOTrainerSync):
         shares = {"accuracy": right, "truncated_share": truncated, "active_share": active}
         return {f"owpo/{name}": value[is_real].double().mean().item() for name, value in shares.items()}
 
-    def _active(self, uids: list[str], advantage_BT: Tensor) -> Tensor:
-        """[B] bool: decided here, for a worker does not see whole groups."""
+    def _active(self, keys: list[str], advantage_BT: Tensor) -> Tensor:
+        """[B] bool: decided here, for a worker does not see whole groups.
+
+        Args:
+            keys: of the rows, UID_SAMPLE_OUTPUT. verl has ordered the rows by length; ties go by sample all the same.
+        """
         size = self.config.actor_rollout_ref.rollout.n
         keep = self.settings.num_active(self.global_steps - 1, self.total_training_steps, size)
         advantage = advantage_BT.gather(1, advantage_BT.abs().argmax(dim=1, keepdim=True)).squeeze(1)
-        active = torch.zeros(len(uids), dtype=torch.bool)
-        rows_of: dict[str, list[int]] = {}
-        for row, uid in enumerate(uids):
-            rows_of.setdefault(uid, []).append(row)
-        for rows in rows_of.values():
+        active = torch.zeros(len(keys), dtype=torch.bool)
+        groups: dict[str, list[tuple[int, int, int]]] = {}
+        for row, key in enumerate(keys):
+            uid, sample, output = key.rsplit("_", 2)
+            groups.setdefault(uid, []).append((int(sample), int(output), row))
+        for group in groups.values():
+            rows = [row for *_, row in sorted(group)]
             active[rows] = top_active(advantage[rows].unsqueeze(0), keep).squeeze(0)
         return active
 

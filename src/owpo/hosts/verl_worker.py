@@ -187,8 +187,13 @@ class OWPOWorker(ActorRolloutRefWorker):
         copy_weights(self.actor.engine, self.ref.engine)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def reference_hash(self) -> str:
-        """sha256 of the reference's weights, in the dtype that it is kept in."""
+    def reference_hash(self) -> str | None:
+        """sha256 of the reference's weights, in the dtype that it is kept in.
+
+        None: it has none of its own (LoRA: the base), or they are sharded otherwise than by FSDP2, and do not move.
+        """
+        if self.ref is None or self.config.ref.strategy != "fsdp2":
+            return None
         return sharded_hash(self.ref.engine)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
