@@ -114,7 +114,7 @@ class Exports(TrainerCallback):
         self.job, self.trainer = job, trainer
         self.updates = job.run.training.updates_per_batch
         self.steps = StepLog(job.path, done) if trainer.accelerator.is_main_process else None
-        self.sums: dict[str, list[float]] = {}
+        self.sums: dict[str, list[float]] = {}  # of the updates of a rollout step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step, rest = divmod(state.global_step, self.updates)
@@ -135,7 +135,10 @@ class Exports(TrainerCallback):
             self.sums.setdefault(name, []).append(value)
         step, rest = divmod(state.global_step, self.updates)
         if rest == 0:
-            self.steps.append(step, {name: sum(values) / len(values) for name, values in self.sums.items()})
+            numbers = {name: sum(values) / len(values) for name, values in self.sums.items()}
+            if "seconds" in self.sums:
+                numbers["seconds"] = sum(self.sums["seconds"])
+            self.steps.append(step, numbers)
             self.sums = {}
 
 
