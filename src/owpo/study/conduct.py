@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from owpo.bases.chain_addition import ensure_base
 from owpo.config import RunConfig
-from owpo.disk.lock import run_lock
+from owpo.disk.lock import is_locked, run_lock
 from owpo.disk.sealed import write_sealed
 from owpo.disk.trouble import writing
 from owpo.errors import InputError, RunFailed, input_errors
@@ -24,6 +25,7 @@ from owpo.study.results import Result, ResultsFile, result_of, stored_results
 from owpo.study.workers import Failure, Job, work
 
 Tell = Callable[[str], None]
+_PATIENCE = 60.0  # seconds
 
 
 def default_jobs(configs: Sequence[RunConfig]) -> int:
@@ -59,6 +61,7 @@ def conduct(study: Study, out: Path, *, jobs: int | None = None, tell: Tell = pr
         with run_lock(out):
             results = _known_results(study, runs, out)
             to_do = [run for run in runs if run.point not in results]
+            _wait_for_orphans(to_do, stop, tell)
             tell(f"{study.title}: {len(runs)} runs, {len(results)} of them done; {out}")
             failures = []
             if to_do:
@@ -132,6 +135,26 @@ def _other_recipe(run: StudyRun) -> str | None:
     except InputError as error:
         return str(error).partition("; choose another")[0]
     return None
+
+
+def _wait_for_orphans(runs: Sequence[StudyRun], stop: StopSignal, tell: Tell) -> None:
+    """Runs of a study that was killed are asked to stop by its death, and may still be saving their state.
+
+    Raises:
+        InputError: one is still at work a minute later.
+    """
+    deadline, was_told = time.monotonic() + _PATIENCE, False
+    while at_work := [run for run in runs if is_locked(run.folder)]:
+        if not was_told:
+            tell(f"waiting for {', '.join(run.point.key for run in at_work)}, at work in another process")
+            was_told = True
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{at_work[0].folder} is in use by another process; wait for it to end, or stop it (run.lock there "
+                "holds its number)"
+            )
+        stop.check()
+        time.sleep(0.2)
 
 
 def _make_bases(runs: Sequence[StudyRun], stop: StopSignal, tell: Tell) -> None:
