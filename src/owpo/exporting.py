@@ -47,7 +47,7 @@ def export(
     Args:
         source: a run folder, or a folder with an adapter.
         to: the folder to be made.
-        version: of a run; None: the last one of its closing table.
+        version: of a run; None: the best of its last stage.
         trust_remote_code: whether code that comes with an adapter's base may run; for a run its recipe says so.
 
     Raises:
@@ -92,9 +92,10 @@ def _export_version(run: Path, target: Path, id: str | None) -> Exported:
 
 
 def _last_version(folder: RunFolder) -> str:
+    """The best of the last stage."""
     result = folder.result()
     if result is not None:
-        return result["rows"][-1]["version"]
+        return [row["version"] for row in result["rows"] if "stage" in row][-1]
     names = sorted(path.name for path in folder.versions.folder.iterdir() if path.is_dir())
     raise InputError(
         f"the run in {folder.path} is not done; name one of its versions by --version: {', '.join(names)}"

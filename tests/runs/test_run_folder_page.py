@@ -75,7 +75,7 @@ def folders(recipe_data, tmp_path, monkeypatch) -> list[Path]:
             "trackers": ["tensorboard", "trackio"],
         },
         "rollout": {**recipe_data["rollout"], "dynamic_sampling": False},
-        "evaluation": {**recipe_data["evaluation"], "every": 1},
+        "evaluation": {**recipe_data["evaluation"], "every": 1, "report_last": True},
         "verifier": {"kind": "exact", "flip_wrong": 0.3},
         "alarms": {"patience": 1, "max_zero_variance_share": 0.0},
     }

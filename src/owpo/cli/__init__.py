@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from owpo.cli import exporting, measuring, problems, ratchet, reporting, training
+from owpo.cli import exporting, measuring, problems, ratchet, reporting, study, training
 from owpo.disk.trouble import DiskFailed, disk_trouble
 from owpo.errors import InputError, Interrupted, RunFailed
 from owpo.printable import printable
@@ -57,7 +57,7 @@ def _command(words: Sequence[str] | None) -> int:
         _tell(_how_to_go_on(arguments, str(error) or "Ctrl-C", isinstance(error, Interrupted)))
         return _EXIT_INTERRUPTED
     except BrokenPipeError:
-        if arguments.command in ("train", "resume", "eval"):
+        if arguments.command in ("train", "resume", "eval", "study"):
             _tell(_how_to_go_on(arguments, "the output was closed", False))
         raise
     return 0
@@ -102,12 +102,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for part in (training, reporting, ratchet, measuring, exporting, problems):
+    for part in (training, study, reporting, ratchet, measuring, exporting, problems):
         part.add_commands(commands)
     return parser
 
 
 def _how_to_go_on(arguments: argparse.Namespace, reason: str, is_saved: bool) -> str:
+    if arguments.command == "study":
+        return (
+            f"stopped ({reason}); finished runs are kept and those at work have saved their state, go on by the same "
+            "command"
+        )
     if arguments.command == "eval":
         return f"stopped ({reason}); the samples so far are kept, go on by the same command"
     folder = getattr(arguments, "folder", None)

@@ -19,7 +19,7 @@ def add_commands(commands: Commands) -> None:
     )
     export.add_argument("folder", help="a run folder, or a folder with an adapter (RUN/versions/ID)")
     export.add_argument("--to", required=True, metavar="FOLDER", help="the folder to be made")
-    export.add_argument("--version", metavar="ID", help="of a run; default: the last of its closing table")
+    export.add_argument("--version", metavar="ID", help="of a run; default: the best of its last stage")
     export.add_argument(
         "--trust-remote-code", action="store_true", help="run Python code that comes with an adapter's base"
     )

@@ -165,6 +165,8 @@ class EvaluationConfig(Section):
     """Responses per selection problem."""
     report_samples: Annotated[int, Field(ge=1)] = 8
     """Responses per report problem, for the closing table."""
+    report_last: bool = False
+    """Measure the weights at the end of the last stage in the closing table too, whether or not they are its best."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

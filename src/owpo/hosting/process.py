@@ -17,17 +17,22 @@ _LOOK = 0.5  # seconds between two looks
 _PATIENCE = 60.0  # seconds that a host has to end once it is asked to
 _TOLD = 15  # lines of the log in an error
 
-# What the host's first process runs before anything else: it is asked to end when the run that started it has died, in
-# whatever way (Linux: PR_SET_PDEATHSIG).
+# What such a process runs before anything else: it is asked to end when the process that started it has died,
+# in whatever way (Linux: PR_SET_PDEATHSIG).
 _WITH_PARENT = """
 import ctypes, os, runpy, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     if os.getppid() != {parent}:
-        sys.exit("the run has ended")
+        sys.exit("what started this has ended")
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+
+
+def with_parent(module: str, arguments: Sequence[str]) -> list[str]:
+    """The command that runs a module in a Python process of its own, asked to end (SIGTERM) when this one dies."""
+    return [sys.executable, "-c", _WITH_PARENT.format(parent=os.getpid()), module, *arguments]
 
 
 def run_host(
@@ -49,7 +54,7 @@ def run_host(
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", _WITH_PARENT.format(parent=os.getpid()), module, *arguments],
+            with_parent(module, arguments),
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,5 @@
-"""The closing table: base, every reference and every stage's best that is kept, on the report set.
+"""The closing table: base, every reference and every stage's best that is kept, on the report set; asked for, also
+the learner as the last stage left it.
 
 Every model is measured once, on the same problems with the same seed. Its samples are an evaluation folder in
 report/, so a run that is stopped here goes on here. Where a choice looked at the report problems the table says so,
@@ -25,11 +26,12 @@ from owpo.training.session import Session
 def close_run(session: Session) -> None:
     """Measure every model and write result.json."""
     progress, metrics = session.progress, session.folder.logs["metrics"].records()
-    best = progress.stage_best
+    best, last = progress.stage_best, _last_version(session, metrics)
     stages = {number: _describe_stage(int(number), metrics) for number in best}
     accuracy_N: dict[str, Tensor] = {}  # of each version, by problem
     rows = []
-    for id in _versions(stages, best, progress.versions()):
+    versions = _versions(stages, best, progress.versions())
+    for id in dict.fromkeys([*versions, *([last] if last is not None else [])]):
         evaluation = _measure(session, id)
         accuracy_N[id] = evaluation.correct_NK.double().mean(dim=1)
         number = next((number for number, version in best.items() if version == id), None)
@@ -37,6 +39,8 @@ def close_run(session: Session) -> None:
         if row.get("reference") in accuracy_N:
             gain, low, high = paired_difference(accuracy_N[id], accuracy_N[row["reference"]])
             row |= {"gain": gain, "gain_low": low, "gain_high": high}
+        if id == last:
+            row["last"] = True
         rows.append(row)
     result = {
         "rows": rows,
@@ -80,6 +84,31 @@ def _versions(stages: dict[str, dict[str, Any]], best: dict[str, str], kept: set
     for number in sorted(stages, key=int):
         versions += [stages[number]["reference"], best[number]]
     return [id for id in dict.fromkeys(versions) if id in kept or id == "base"]
+
+
+def _last_version(session: Session, metrics: list[dict[str, Any]]) -> str | None:
+    """The learner as the plan left it, as a version; None where `evaluation.report_last` does not ask for it.
+
+    To be called before anything is measured, which takes the learner's place.
+    """
+    if not session.config.evaluation.report_last:
+        return None
+    progress, versions = session.progress, session.folder.versions
+    stage, step = metrics[-1]["stage"], metrics[-1]["step"]
+    best = versions.describe(progress.stage_best[str(stage)])
+    if best.step == step:
+        return best.id
+    id = f"stage{stage}-end"
+    if id not in progress.versions():  # every_k has it already
+        versions.add(
+            session.policy,
+            id,
+            parent=progress.stage_start,
+            stage=stage,
+            step=step,
+            reason=f"end of stage {stage}",
+        )
+    return id
 
 
 def _describe_stage(number: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:

@@ -106,6 +106,13 @@ class Chart:
             figure.savefig(files[1], metadata={"CreationDate": None, "Title": self.title})
         return files
 
+    def save_svg(self, folder: Path) -> Path:
+        """Write it as SVG on white, for a page whose colours are not ours; the same numbers give the same bytes."""
+        file = folder / f"{self.name}.svg"
+        with _figure(self.draw, self.size) as figure:
+            figure.savefig(file, metadata={"Date": None, "Title": self.title}, facecolor="white")
+        return file
+
     def svgs(self) -> list[tuple[str, str]]:
         """(for which width, SVG to stand in HTML): "any", or "wide" and "narrow"."""
         if self.narrow is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from owpo.evaluation.comparison import compare
 from owpo.evaluation.evaluate import Evaluation
 from owpo.evaluation.intervals import paired_difference
-from owpo.report.record import RunRecord
+from owpo.report.record import Record, RunRecord
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def scores(run: RunRecord) -> list[Score]:
         found.append(
             Score(
                 version=row["version"],
-                role=_role(row["version"], row.get("stage")),
+                role=_role(row),
                 accuracy=row["accuracy"],
                 low=row["low"],
                 high=row["high"],
@@ -66,10 +66,12 @@ def scores(run: RunRecord) -> list[Score]:
     return found
 
 
-def _role(version: str, stage: int | None) -> str:
-    if stage is not None:
-        return f"best of stage {stage}"
-    return "base" if version == "base" else "reference"
+def _role(row: Record) -> str:
+    last = "end of the run" if "last" in row else None
+    if "stage" in row:
+        best = f"best of stage {row['stage']}"
+        return f"{best}, {last}" if last else best
+    return last or ("base" if row["version"] == "base" else "reference")
 
 
 def _best_so_far(run: RunRecord) -> list[Score]:

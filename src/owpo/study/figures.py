@@ -1,0 +1,73 @@
+"""A study's learning curves: accuracy on the selection set against the step, a line an arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from owpo.report.drawing import WIDE, Chart, percent, style
+from owpo.report.series import Series, series
+from owpo.study.file import Study
+from owpo.study.results import Result
+
+
+def charts_of(results: Sequence[Result], study: Study) -> list[Chart]:
+    """One for every task and setting that has a result."""
+    charts = []
+    for task in study.tasks:
+        for setting in study.settings:
+            mine = [r for r in results if (r.task, r.setting) == (task, setting)]
+            if mine:
+                charts.append(_chart(mine, study, task, setting))
+    return charts
+
+
+def curve(results: Sequence[Result], arm: str, at: Sequence[int] | None) -> Series:
+    """The arm's mean over seeds with its t interval; with one seed its interval over problems.
+
+    Only steps that every finished run of the arm has, so that no part of a curve is of other seeds than the rest.
+
+    Args:
+        at: steps to be shown; None: all.
+    """
+    members = [
+        {step: (y, low, high) for step, y, low, high in r.curve if at is None or step in at}
+        for r in results
+        if r.arm == arm
+    ]
+    common = set.intersection(*map(set, members)) if members else set()
+    return series(arm, [{step: points[step] for step in sorted(common)} for points in members])
+
+
+def _chart(results: Sequence[Result], study: Study, task: str, setting: str) -> Chart:
+    lines = [curve(results, arm, study.at) for arm in study.arms]
+    place = ", ".join(filter(None, (task, setting)))
+    last = [f"{line.name or 'the recipe'} {percent(line.y[-1])}" for line in lines if line.y]
+    return Chart(
+        name="-".join(["curves", *filter(None, (task, setting))]),
+        title=f"{place or study.title}: accuracy on the selection set",
+        says=f"Accuracy on the selection set against rollout steps; at the end {', '.join(last)}.",
+        draw=partial(_draw, lines, f"{place}: right answers" if place else "Right answers", len(study.seeds)),
+        size=WIDE,
+    )
+
+
+def _draw(lines: Sequence[Series], title: str, num_seeds: int, figure: Figure) -> None:
+    axes = figure.subplots()
+    for number, line in enumerate(lines):
+        if not line.x:
+            continue
+        look = style(number)
+        axes.plot(line.x, line.y, marker=".", label=line.name or "the recipe", **look)
+        low, high = ([min(1.0, max(0.0, value)) for value in side] for side in (line.low, line.high))
+        axes.fill_between(line.x, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    over = "over problems" if num_seeds == 1 else "over seeds"
+    axes.set_title(f"{title} on the selection set, with 95% intervals {over}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("rollout steps")
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower left", ncols=4)

@@ -1,0 +1,249 @@
+"""Studies that run: what is done stays, what was begun goes on, what is another's is refused, and what is written."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import as_toml
+from study_files import study_data, write_study
+
+from owpo.cli import main
+from owpo.disk.lock import run_lock
+from owpo.errors import InputError, RunFailed
+from owpo.recipes import load_recipe
+from owpo.run import resume, train
+from owpo.study import conduct as conducting
+from owpo.study.conduct import conduct, default_jobs, write_stored
+from owpo.study.file import read_study
+from owpo.study.grid import runs_of
+from owpo.study.stored import stale_texts, tables_not_in
+from owpo.study.tables import markdown, tables_of
+from owpo.study.workers import Failure
+
+TEXTS = ["README.md", "tables.md", "tables.csv"]
+
+
+@pytest.fixture
+def small(recipe_data) -> dict:
+    recipe_data["rollout"]["group_size"] = 4
+    data = study_data(recipe_data, measure=["best", "last"])
+    return {**data, "recipe": {**data["recipe"], "ratchet": {"protocol": "fixed", "steps": 2}}}
+
+
+@pytest.fixture
+def done_here(monkeypatch) -> list[str]:
+    """Runs go on in this process, one after another; their names. One whose name has "fails" in it does."""
+    begun = []
+
+    def work(jobs, num_workers, stop, on_end):
+        failures = []
+        for job in jobs:
+            begun.append(job.key)
+            if "fails" in job.key:
+                failures.append(Failure(job, 1, "no luck"))
+                on_end(job, failures[-1])
+                continue
+            resume(job.words[1]) if job.words[0] == "resume" else train(load_recipe(job.words[1]))
+            on_end(job, None)
+        return failures
+
+    monkeypatch.setattr(conducting, "work", work)
+    return begun
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    names = [*TEXTS, "results.jsonl", "figures/curves.svg"]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_study_from_start_to_tables(small, tmp_path, done_here):
+    file, out, told = write_study(tmp_path, small), tmp_path / "out", []
+    page = conduct(read_study(file), out, tell=told.append)
+    assert sorted(done_here) == ["dapo-seed0", "dapo-seed1", "owpo-seed0", "owpo-seed1"]
+    assert page == out / "README.md"
+    assert "4 of 4 runs are finished" in page.read_text()
+    assert told[0] == f"Which objective: 4 runs, 0 of them done; {out}"
+    assert told[-1].startswith("[4 of 4] owpo-seed1: best ")
+    assert (out / "figures" / "curves.svg").read_text().count("<svg") == 1
+
+    results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    for line in results:
+        run = out / "runs" / f"{line['arm']}-seed{line['seed']}"
+        rows = {row["version"]: row for row in json.loads((run / "result.json").read_text())["rows"]}
+        for score in (line["base"], line["best"], line["last"]):
+            accuracy = sum(score["correct"]) / len(score["correct"]) / score["samples"]
+            assert accuracy == pytest.approx(rows[score["version"]]["accuracy"])
+        assert rows[line["last"]["version"]]["last"] is True
+        assert [point[0] for point in line["curve"]] == [2]
+
+    # Once more: nothing is run, and the same is written. Nor without the run folders, and without reading them.
+    before = files(out)
+    done_here.clear()
+    conduct(read_study(file), out, tell=told.append)
+    assert (done_here, files(out)) == ([], before)
+    shutil.rmtree(out / "runs")
+    conduct(read_study(file), out, tell=told.append)
+    assert (done_here, files(out)) == ([], before)
+
+    # Of the stored lines alone, in another place.
+    stored = tmp_path / "stored"
+    stored.mkdir()
+    shutil.copy(out / "results.jsonl", stored)
+    assert stale_texts(file, stored) == TEXTS
+    write_stored(read_study(file), stored)
+    assert stale_texts(file, stored) == []
+    assert files(stored) == before
+    study = read_study(file)
+    table = markdown(tables_of([], study)[0])
+    assert tables_not_in((stored / "README.md").read_text(), file, stored) == []
+    assert len(tables_not_in(table, file, stored)) == 2
+
+
+def test_what_is_there_already(small, tmp_path, done_here):
+    """A run that was begun goes on, also in a folder that was moved; one of another configuration is refused."""
+    file, out = write_study(tmp_path, small), tmp_path / "out"
+    run = next(run for run in runs_of(read_study(file), tmp_path / "elsewhere") if run.point.arm == "owpo")
+    run.folder.parent.mkdir(parents=True)
+    train(run.config)
+    (run.folder / "result.json").unlink()  # as if it had been killed while it closed
+    (out / "runs").mkdir(parents=True)
+    shutil.move(run.folder, out / "runs")
+    conduct(read_study(file), out, tell=lambda _: None)
+    assert len(done_here) == 4
+    log = [json.loads(line) for line in (out / "runs" / "owpo-seed0" / "environment.jsonl").open()]
+    assert len(log) == 2
+
+    (out / "results.jsonl").unlink()
+    done_here.clear()
+    small["arms"] = {
+        **small["arms"],
+        "owpo": {"ratchet": {"reference": "base"}, "training": {"learning_rate": 0.5}},
+    }
+    file = write_study(tmp_path, small)
+    with pytest.raises(InputError) as refused:
+        conduct(read_study(file), out, tell=lambda _: None)
+    for said in ("owpo-seed0", "owpo-seed1", "training.learning_rate was 0.01, is now 0.5", "by --out"):
+        assert said in str(refused.value)
+    assert "dapo-seed0" not in str(refused.value)
+    assert done_here == []
+
+
+def test_a_run_that_fails(small, tmp_path, done_here, capsys):
+    small |= {"seeds": [0], "arms": {**small["arms"], "fails": small["arms"]["owpo"]}}
+    file, out = write_study(tmp_path, small), tmp_path / "out"
+    with pytest.raises(
+        RunFailed, match=r"1 of 3 runs failed: fails-seed0 \(exit code 1, .*fails-seed0.log: no luck\)"
+    ):
+        conduct(read_study(file), out)
+    assert "[3 of 3] fails-seed0: failed with exit code 1" in capsys.readouterr().out
+    assert "1 of 3 runs are missing." in (out / "tables.md").read_text()
+    assert main(["study", str(file), "--out", str(out)]) == 1
+    assert done_here == ["dapo-seed0", "owpo-seed0", "fails-seed0", "fails-seed0"]
+
+
+def test_a_base_is_made_once_before_the_runs(small, tmp_path, done_here, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        conducting, "ensure_base", lambda recipe, path, on_step: made.append((recipe.terms, str(path)))
+    )
+    small["recipe"] = {**small["recipe"], "model": {"path": str(tmp_path / "base"), "make": {"terms": 2}}}
+    study = read_study(write_study(tmp_path, small))
+    monkeypatch.setattr(conducting, "work", lambda *_: [])
+    conduct(study, tmp_path / "out", tell=lambda _: None)
+    assert made == [(2, str(tmp_path / "base"))]
+
+
+def test_results_of_other_settings_are_not_tabulated(small, tmp_path, done_here):
+    small |= {
+        "seeds": [0],
+        "arms": {"dapo": small["arms"]["dapo"]},
+        "reduced": {"training.warmup_updates": 2},
+    }
+    file, out = write_study(tmp_path, small), tmp_path / "out"
+    with pytest.raises(InputError, match=r"no results in .*; run the study first: owpo study which"):
+        write_stored(read_study(file), out)
+    conduct(read_study(file), out, tell=lambda _: None)
+    with pytest.raises(InputError, match="of other settings than the study asks for now: dapo-seed0"):
+        write_stored(read_study(file, full=True), out)
+    lines = (out / "results.jsonl").read_text()
+    (out / "results.jsonl").write_text(lines.replace('"steps": 2', '"steps": "two"'))
+    with pytest.raises(InputError, match="results.jsonl, line 1: steps"):
+        write_stored(read_study(file), out)
+
+
+def test_one_study_a_folder(small, tmp_path, done_here):
+    study = read_study(write_study(tmp_path, small))
+    (tmp_path / "out").mkdir()
+    with run_lock(tmp_path / "out"), pytest.raises(InputError, match="in use by process"):
+        conduct(study, tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file, or lies in one; name a folder"):
+        conduct(study, tmp_path / "file")
+    with pytest.raises(InputError, match="--jobs 0 must be 1 or more"):
+        conduct(study, tmp_path / "out", jobs=0)
+
+
+def test_a_gpu_is_not_shared(small, tmp_path):
+    study = read_study(write_study(tmp_path, small))
+    configs = [run.config for run in runs_of(study, tmp_path)]
+    assert default_jobs(configs) == len(os.sched_getaffinity(0))
+    on_gpu = configs[0].run.model_copy(update={"device": "cuda"})
+    assert default_jobs([configs[0].model_copy(update={"run": on_gpu}), *configs[1:]]) == 1
+
+
+def test_the_command_line(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", "--list"]) == 2
+    assert "there is no study in studies" in capsys.readouterr().err
+    (tmp_path / "studies").mkdir()
+    write_study(tmp_path / "studies", {**small, "reduced": {"seeds": [0]}})
+    assert main(["study", "--list"]) == 0
+    assert "Which objective" in (line := capsys.readouterr().out.splitlines()[-2])
+    assert line.split()[-2:] == ["2", "4"]
+    (tmp_path / "studies" / "bad.toml").write_text(as_toml({"title": "x"}))
+    assert main(["study", "--list"]) == 2
+    shown = capsys.readouterr()
+    assert "which" in shown.out
+    assert "question is missing" in shown.err
+    assert main(["study"]) == 2
+    assert "needs the name of a study, or --list" in capsys.readouterr().err
+    assert main(["study", "whihc"]) == 2
+    assert "Did you mean 'which'?" in capsys.readouterr().err
+    assert main(["study", "which", "--tables", "--jobs", "2"]) == 2
+    assert main(["study", "which", "--tables"]) == 2
+    assert "no results in runs/studies/which/results.jsonl" in capsys.readouterr().err
+
+
+def test_a_study_that_is_stopped_goes_on(small, tmp_path, done_here):
+    """With processes of its own: SIGTERM to the study stops its runs, which save; the same command ends as if it had
+    never been stopped."""
+    small |= {"arms": {"dapo": small["arms"]["dapo"]}, "seeds": [0], "measure": "best"}
+    small["recipe"] |= {
+        "ratchet": {"protocol": "fixed", "steps": 40},
+        "evaluation": {"every": 40, "samples": 1},
+    }
+    file, out = write_study(tmp_path, small), tmp_path / "out"
+    words = [sys.executable, "-m", "owpo", "study", str(file), "--out", str(out)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = out / "runs" / "dapo-seed0"
+    metrics = run / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75, told
+    assert told.endswith("those at work have saved their state, go on by the same command\n")
+    assert not (run / "result.json").exists()
+    assert "state saved" in (out / "logs" / "dapo-seed0.log").read_text()
+    conduct(read_study(file), out, tell=lambda _: None)
+    assert json.loads((out / "results.jsonl").read_text())["steps"] == 40
+    (alone,) = runs_of(read_study(file), tmp_path / "alone")
+    alone.folder.parent.mkdir(parents=True)
+    train(alone.config)
+    assert metrics.read_bytes() == (alone.folder / "metrics.jsonl").read_bytes()
