@@ -20,7 +20,8 @@ from typing import Any
 
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from owpo.bases.chain_addition import build_tokenizer
+from owpo.bases.making import build_tokenizer
+from owpo.problems.chain_addition import ChainAddition
 
 PROMPTS, GROUP, STEPS, PROMPT_TOKENS = 8, 8, 4, 18
 
@@ -59,7 +60,7 @@ def recipe(setting: Setting, folder: Path) -> str:
         bos_token_id=None,
     )  # fmt: skip
     Qwen3ForCausalLM(config).save_pretrained(folder / "model")
-    build_tokenizer().save_pretrained(folder / "model")
+    build_tokenizer(ChainAddition()).save_pretrained(folder / "model")
     sets = "\n".join(
         f'{name} = {{ kind = "jsonl", path = "{folder / name}.jsonl" }}'
         for name in ("train", "selection", "report")

@@ -14,15 +14,16 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from owpo.bases.chain_addition import BaseRecipe, ensure_base
+from owpo.bases.making import ensure_base
+from owpo.bases.recipe import ChainAdditionBase
 from owpo.hosts.rewards import verifier_reward
 from owpo.hosts.trl import OWPOConfig, OWPOTrainer, last_whole_checkpoint
 from owpo.policy.tokenizer import load_tokenizer
-from owpo.problems.chain_addition import generate
+from owpo.problems.chain_addition import ChainAddition
 
 
 def problems(split: str, count: int) -> Dataset:
-    found = generate(count, terms=8, split=split, seed=0)
+    found = ChainAddition(terms=8).generate(count, split=split, seed=0)
     return Dataset.from_list([{"prompt": problem.prompt, "answer": problem.answer} for problem in found])
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # that share a step of 32 prompts x 8 responses
 
-    ensure_base(BaseRecipe(terms=8, forget_carry=0.7), Path(args.base))
+    ensure_base(ChainAdditionBase(terms=8, forget_carry=0.7), Path(args.base))
     settings = OWPOConfig(
         output_dir=args.out,
         seed=args.seed,

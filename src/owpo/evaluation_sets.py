@@ -15,9 +15,9 @@ from owpo.config import DatasetSource, ProblemsConfig, RunConfig, Source, Verifi
 from owpo.core.registry import did_you_mean
 from owpo.errors import InputError, input_errors
 from owpo.problem_sets import drop_unreadable, load_source
-from owpo.problems.chain_addition import Split
 from owpo.problems.presets import PRESETS
 from owpo.problems.problem import Problem
+from owpo.problems.task import Split
 from owpo.problems.templates import template as find_template
 from owpo.verify.verifier import Verifier, open_verifier
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from owpo.config import ChainAdditionSource, DatasetSource, JSONLSource, ProblemsConfig, Source
+from owpo.config import (
+    ChainAdditionSource,
+    ChainMixedSource,
+    DatasetSource,
+    InsertionSortSource,
+    JSONLSource,
+    ProblemsConfig,
+    Source,
+)
 from owpo.errors import InputError, input_errors
 from owpo.policy.model import Policy
-from owpo.problems.chain_addition import Split, generate
+from owpo.problems.chain_addition import ChainAddition
+from owpo.problems.chain_mixed import ChainMixed
+from owpo.problems.insertion_sort import InsertionSort
 from owpo.problems.overlap import find_overlap
 from owpo.problems.problem import Problem, digest
 from owpo.problems.sources import Loaded, load_jsonl, load_table
+from owpo.problems.task import Split, Task
 from owpo.problems.templates import template
 from owpo.verify.answers import unreadable_answers
 from owpo.verify.verifier import Verifier
@@ -102,11 +113,19 @@ def load_source(source: Source, split: Split) -> Loaded:
             limit=source.limit,
             seed=source.seed,
         )
-    assert isinstance(source, ChainAdditionSource)
-    terms = source.terms if source.fewest_terms is None else (source.fewest_terms, source.terms)
-    return Loaded.complete(
-        generate(source.count, terms=terms, digits=source.digits, split=split, seed=source.seed)
-    )
+    return Loaded.complete(_task_of(source).generate(source.count, split=split, seed=source.seed))
+
+
+def _task_of(source: ChainAdditionSource | ChainMixedSource | InsertionSortSource) -> Task:
+    """The task that a source's problems are made by."""
+
+    def sizes(fewest: int | None, most: int) -> int | tuple[int, int]:
+        return most if fewest is None else (fewest, most)
+
+    if isinstance(source, InsertionSortSource):
+        return InsertionSort(items=sizes(source.fewest_items, source.items))
+    chain = ChainAddition if isinstance(source, ChainAdditionSource) else ChainMixed
+    return chain(terms=sizes(source.fewest_terms, source.terms), digits=source.digits)
 
 
 def drop_unreadable(

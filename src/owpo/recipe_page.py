@@ -21,7 +21,7 @@ in. An `objective` has a `name` and that objective's own hyper-parameters ([obje
 
 This page is written from the code by `make docs`.
 """
-_TAGS = ("kind", "protocol")  # what tells the members of a union apart
+_TAGS = ("kind", "protocol", "task")  # what tells the members of a union apart
 
 
 def recipe_page() -> str:
@@ -62,7 +62,7 @@ def _section(section: Any, where: list[str]) -> str:
     tag = _tag(section)
     lines = [f"\n## {title}{f' with `{tag}`' if tag else ''}\n"]
     if is_dataclass(section):
-        lines.append(f"```\n{getdoc(section)}\n```\n")
+        lines.append(f"```\n{_doc(section)}\n```\n")
     lines += ["| key | value | default | meaning |", "|---|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
@@ -83,7 +83,13 @@ def _dataclass_rows(section: Any) -> list[str]:
     return [
         _row(f.name, hints[f.name], "required" if f.default is MISSING else f.default, "")
         for f in fields(section)
+        if f.name not in _TAGS
     ]
+
+
+def _doc(section: Any) -> str:
+    """What the dataclass says of its keys, after what those that it extends say of theirs."""
+    return "\n".join(getdoc(part) or "" for part in reversed(section.__mro__) if is_dataclass(part))
 
 
 def _row(name: str, annotation: Any, default: Any, meaning: str | None) -> str:
@@ -107,10 +113,8 @@ def _type(annotation: Any) -> str:
 
 
 def _tag(section: Any) -> str:
-    for name in _TAGS:
-        if not is_dataclass(section) and name in section.model_fields:
-            return f'{name} = "{get_args(section.model_fields[name].annotation)[0]}"'
-    return ""
+    hints = get_type_hints(section)
+    return next((f'{name} = "{get_args(hints[name])[0]}"' for name in _TAGS if name in hints), "")
 
 
 def _is_union(annotation: Any) -> bool:

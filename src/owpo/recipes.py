@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -132,6 +132,8 @@ def _explain(item: Any) -> str:
     if kind in ("model_type", "dataclass_type"):
         keys = _field_names(_field_type(owner, path[-1]))
         return f"{dotted} = {item['input']!r} must be a section with keys {', '.join(keys)}"
+    if kind == "model_attributes_type":
+        return f"{dotted} = {item['input']!r} must be a section, of one of the kinds {_tags(owner)}"
     message = item["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{dotted}: {message}" if dotted else message
@@ -172,14 +174,16 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _is_union(annotation: Any) -> bool:
-    return len([m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]) > 1
+    return len([m for m in _members(annotation) if _is_section(m)]) > 1
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation))
 
 
 def _tag_values(member: Any) -> tuple[str, ...]:
-    for name in ("kind", "protocol"):
-        if name in member.model_fields:
-            return get_args(member.model_fields[name].annotation)
-    return ()
+    hints = get_type_hints(member)
+    return next((get_args(hints[name]) for name in ("kind", "protocol", "task") if name in hints), ())
 
 
 def _tags(annotation: Any) -> str:

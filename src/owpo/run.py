@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from owpo.bases.chain_addition import ensure_base
+from owpo.bases.making import ensure_base
 from owpo.config import FixedProtocol, ModelConfig, RunConfig
 from owpo.disk.lock import run_lock
 from owpo.disk.settings import differences

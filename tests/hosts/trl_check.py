@@ -14,7 +14,8 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
-from owpo.bases.chain_addition import BaseRecipe, ensure_base
+from owpo.bases.making import ensure_base
+from owpo.bases.recipe import ChainAdditionBase
 from owpo.policy.weights import content_hash
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ KILLED_AFTER = 50  # the first move is at step 30, a checkpoint every 10 steps
 
 
 def main() -> None:
-    ensure_base(BaseRecipe(terms=8, forget_carry=0.7), ROOT / "bases" / "demo")
+    ensure_base(ChainAdditionBase(terms=8, forget_carry=0.7), ROOT / "bases" / "demo")
     for processes in (1, 2):
         check(processes, ROOT / "runs" / f"trl-check-{processes}")
 

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from owpo.problems.chain_addition import generate
+from owpo.problems.chain_addition import ChainAddition
 from owpo.problems.overlap import Pair, bare, find_overlap, normalised
 from owpo.problems.problem import Problem
 
@@ -113,8 +113,8 @@ ANIMALS = [f"{a}{b}" for a in ("cat", "dog", "owl", "ant", "bee") for b in "klmn
 
 @pytest.mark.parametrize("terms", [(2, 4), (5, 9), (10, 16)])
 def test_generated_additions_raise_no_false_alarm(terms: tuple[int, int]) -> None:
-    train = generate(2000, terms=terms, split="train", seed=0)
-    report = generate(150, terms=terms, split="report", seed=1)  # apart by construction
+    train = ChainAddition(terms=terms).generate(2000, split="train", seed=0)
+    report = ChainAddition(terms=terms).generate(150, split="report", seed=1)  # apart by construction
     assert find_overlap(train, report).pairs == ()
     assert len(find_overlap(train, train[:150]).ids("other", "same text")) == 150
 
@@ -122,8 +122,8 @@ def test_generated_additions_raise_no_false_alarm(terms: tuple[int, int]) -> Non
 @pytest.mark.parametrize("words", [8, 16, 30])
 def test_generated_additions_in_a_frame_raise_no_false_alarm(words: int) -> None:
     frame = " ".join([f"frame{chr(97 + n)}" for n in range(words)]) + " "
-    train = generate(2000, terms=(2, 6), split="train", seed=0)
-    report = generate(150, terms=(2, 6), split="report", seed=1)
+    train = ChainAddition(terms=(2, 6)).generate(2000, split="train", seed=0)
+    report = ChainAddition(terms=(2, 6)).generate(150, split="report", seed=1)
     framed = [problems(*[frame + problem.prompt for problem in each], name="p") for each in (train, report)]
     assert find_overlap(*framed).pairs == ()
 

@@ -2,7 +2,15 @@
 
 from owpo.config.alarms import AlarmsConfig
 from owpo.config.engine import TRLConfig, VerlConfig
-from owpo.config.problems import ChainAdditionSource, DatasetSource, JSONLSource, ProblemsConfig, Source
+from owpo.config.problems import (
+    ChainAdditionSource,
+    ChainMixedSource,
+    DatasetSource,
+    InsertionSortSource,
+    JSONLSource,
+    ProblemsConfig,
+    Source,
+)
 from owpo.config.ratchet import (
     BestOfStageProtocol,
     EveryKProtocol,
@@ -36,6 +44,7 @@ __all__ = [
     "AlarmsConfig",
     "BestOfStageProtocol",
     "ChainAdditionSource",
+    "ChainMixedSource",
     "ChoiceVerifier",
     "DatasetSource",
     "EvaluationConfig",
@@ -44,6 +53,7 @@ __all__ = [
     "FixedProtocol",
     "FunctionVerifier",
     "GateConfig",
+    "InsertionSortSource",
     "JSONLSource",
     "LeapfrogProtocol",
     "LoRAConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,23 +19,51 @@ class JSONLSource(Section):
     """A file of {"id", "prompt", "answer", ...} lines."""
 
 
-class ChainAdditionSource(Section):
-    kind: Literal["chain_addition"]
+class MadeSource(Section):
+    """Problems made on the spot (docs/data.md)."""
+
     count: Annotated[int, Field(gt=0)]
     """How many distinct problems."""
-    terms: Annotated[int, Field(ge=2)] = 8
-    """Numbers to add."""
-    fewest_terms: Annotated[int, Field(ge=2)] | None = None
-    """For problems of graded length, fewest_terms to terms; None: all have `terms`."""
-    digits: Annotated[int, Field(ge=1)] = 1
-    """Digits of each number."""
     seed: int = 0
     """Of which problems; the three sets share none, whatever their seeds."""
 
+
+class _ChainSource(MadeSource):
+    terms: Annotated[int, Field(ge=2)] = 8
+    """Numbers in a chain."""
+    fewest_terms: Annotated[int, Field(ge=2)] | None = None
+    """For problems of graded length, fewest_terms to terms; None: all have `terms`."""
+
     @model_validator(mode="after")
-    def _fewest_is_fewer(self) -> ChainAdditionSource:
+    def _fewest_is_fewer(self) -> Self:
         if self.fewest_terms is not None and self.fewest_terms > self.terms:
             raise ValueError(f"fewest_terms = {self.fewest_terms} is more than terms = {self.terms}")
+        return self
+
+
+class ChainAdditionSource(_ChainSource):
+    kind: Literal["chain_addition"]
+    digits: Annotated[int, Field(ge=1)] = 1
+    """Digits of each number."""
+
+
+class ChainMixedSource(_ChainSource):
+    kind: Literal["chain_mixed"]
+    digits: Annotated[int, Field(ge=1, le=3)] = 1
+    """Digits of each number."""
+
+
+class InsertionSortSource(MadeSource):
+    kind: Literal["insertion_sort"]
+    items: Annotated[int, Field(ge=2)] = 6
+    """Digits to sort."""
+    fewest_items: Annotated[int, Field(ge=2)] | None = None
+    """For problems of graded length, fewest_items to items; None: all have `items`."""
+
+    @model_validator(mode="after")
+    def _fewest_is_fewer(self) -> Self:
+        if self.fewest_items is not None and self.fewest_items > self.items:
+            raise ValueError(f"fewest_items = {self.fewest_items} is more than items = {self.items}")
         return self
 
 
@@ -70,7 +98,10 @@ class DatasetSource(Section):
         return self
 
 
-Source = Annotated[JSONLSource | DatasetSource | ChainAdditionSource, Field(discriminator="kind")]
+Source = Annotated[
+    JSONLSource | DatasetSource | ChainAdditionSource | ChainMixedSource | InsertionSortSource,
+    Field(discriminator="kind"),
+]
 
 
 class ProblemsConfig(Section):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, field_validator, model_validator
 
-from owpo.bases.chain_addition import BaseRecipe
+from owpo.bases.recipe import AnyBaseRecipe
 from owpo.config.alarms import AlarmsConfig
 from owpo.config.engine import Engine, TRLConfig, VerlConfig, check_engine
 from owpo.config.problems import ProblemsConfig, presets_of
@@ -43,19 +43,24 @@ class LoRAConfig(Section):
 
 
 class ModelConfig(Section):
-    # A table becomes the dataclass BaseRecipe in lax mode alone.
+    # A table becomes the dataclass of a base recipe in lax mode alone.
     model_config = ConfigDict(strict=False)
 
     path: PathString
     """A Hugging Face folder, or a hub id. With `make`, the folder that the base model is written to."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    make: BaseRecipe | None = None
+    make: Annotated[AnyBaseRecipe | None, Field(discriminator="task")] = None
     """A weak base model to be made on the spot where `path` does not exist yet."""
     trust_remote_code: StrictBool = False
     """Run Python code that comes with the model. Off unless asked for; recorded in the run folder."""
     lora: LoRAConfig | None = None
     """Train a LoRA adapter on the frozen model instead of all its weights (docs/lora.md); None: the weights."""
+
+    @field_validator("make", mode="before")
+    @classmethod
+    def _task_of_old(cls, value: Any) -> Any:
+        return {"task": "chain_addition", **value} if isinstance(value, dict) else value
 
 
 class VLLMConfig(Section):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from owpo.bases.chain_addition import base_config, build_tokenizer
+from owpo.bases.making import base_config, build_tokenizer
 from owpo.config import ModelConfig
 from owpo.policy.folder import looks_local
 
@@ -76,7 +76,7 @@ def model_config(model: ModelConfig) -> PreTrainedConfig:
     """
     path = Path(model.path).expanduser()
     if model.make is not None and not path.exists():
-        return base_config(model.make, len(build_tokenizer()))
+        return base_config(model.make, len(build_tokenizer(model.make.problems)))
     return config_at(model.path, model.revision, trust_remote_code=model.trust_remote_code)
 
 

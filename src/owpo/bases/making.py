@@ -1,10 +1,10 @@
-"""A base model that knows how chain addition is written down but forgets most carries.
+"""A base model that knows how a task is written down and mostly makes its mistake.
 
-A small transformer is trained by supervised learning on demonstrations that forget each carry with
-probability q (`owpo.problems.chain_addition`). What it learns is a careless pupil's
-distribution: the format is right, a carry is remembered with probability 1 - q, greedy decoding forgets all
-of them. A problem of c carries is solved with probability (1 - q)^c, so right samples are rare, never absent,
-and rarer with difficulty: what a reinforcement learner needs to find in a base, and what it has to change.
+A small transformer is trained by supervised learning on demonstrations that make the task's mistake with
+probability q at each occasion (`owpo.problems.task`). What it learns is a careless pupil's distribution: the
+format is right, the mistake is avoided with probability 1 - q, greedy decoding makes it every time. A problem
+with c occasions is solved with probability (1 - q)^c, so right samples are rare, never absent, and rarer with
+difficulty: what a reinforcement learner needs to find in a base, and what it has to change.
 
 Shape legend: B demonstrations, T tokens of the longest.
 """
@@ -17,9 +17,9 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -34,62 +34,17 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from owpo.problems.chain_addition import check_setting, demonstration, draw
+from owpo.bases.recipe import BaseRecipe
+from owpo.problems.task import Task
 
 FORMAT = 1  # of base.json
 _FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
-_PAD, _EOS, _CHARACTERS = "<pad>", "<eos>", "0123456789+=,"
+_PAD, _EOS = "<pad>", "<eos>"
 _NO_LABEL = -100  # what cross_entropy skips
 _WARMUP_STEPS = 20
 _FINAL_LR = 0.05  # of the peak, where the cosine ends
 # A matrix keeps its input's scale with entries near 1/sqrt(width); the usual 0.02 is made for wide models.
 _INIT_STD = 0.12
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseRecipe:
-    """Everything that decides what base is made.
-
-    family, layers, width, heads   the transformer; the heads share the width, the MLP is 4 times as wide
-    terms, digits                  of the problems demonstrated, as in `owpo.problems.chain_addition.generate`
-    forget_carry                   q, the probability that a demonstration forgets a carry
-    batch, steps, lr               demonstrations a step, optimiser steps, AdamW's peak learning rate
-    seed                           of the weights and the demonstrations
-
-    With the defaults no model can have a loss below 0.125, the demonstrations' entropy in nats per token.
-    Seeds 0, 1, 2 and 4 come within 0.01 of it, in about 100 s of one core; seed 3 ends at 0.24, still mixing
-    up terms. Read `final_loss`, and take another seed or more steps where it is high. Llama, without Qwen3's
-    normalised queries and keys, stays high for more seeds.
-    """
-
-    family: Literal["llama", "qwen3"] = "qwen3"
-    layers: int = 3
-    width: int = 64
-    heads: int = 4
-    terms: int | tuple[int, int] = 8
-    digits: int = 1
-    forget_carry: float = 0.7
-    batch: int = 64
-    steps: int = 1200
-    lr: float = 3e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_setting(self.terms, self.digits)
-        if self.family not in _FAMILIES:
-            raise ValueError(f"unknown family {self.family!r}; known: {', '.join(_FAMILIES)}")
-        for name in ("layers", "width", "heads", "batch", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width must be a multiple of 2 * heads, as rotary positions turn pairs of channels; "
-                f"got width {self.width} and heads {self.heads}"
-            )
-        if not 0 <= self.forget_carry <= 1:
-            raise ValueError(f"forget_carry is a probability in [0, 1], got {self.forget_carry}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be positive and finite, got {self.lr}")
 
 
 def make_base(
@@ -108,7 +63,7 @@ def make_base(
         ValueError: `folder` exists and is not empty.
     """
     _refuse_to_overwrite(folder)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(recipe.problems)
     model, final_loss = _train(recipe, tokenizer, on_step)
     record = {"format": FORMAT, "recipe": asdict(recipe), "final_loss": final_loss}
     making = folder.with_name(f".{folder.name}.making-{os.getpid()}")
@@ -137,11 +92,13 @@ def ensure_base(
     if not record_file.is_file():
         make_base(recipe, folder, on_step=on_step)
         return True
-    found = _read_record(record_file)
+    # Older records name no task, for there was one.
+    found = {"task": "chain_addition"} | _read_record(record_file)
     wanted = json.loads(json.dumps(asdict(recipe)))  # tuples as JSON holds them
+    same_task = found["task"] == wanted["task"]
     differing = [
         f"{name} is {found.get(name)!r} there and {wanted.get(name)!r} here"
-        for name in sorted(found.keys() | wanted.keys())
+        for name in (sorted(found.keys() | wanted.keys()) if same_task else ["task"])
         if found.get(name) != wanted.get(name)
     ]
     if differing:
@@ -152,9 +109,9 @@ def ensure_base(
     return False
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character: digits, "+", "=", ","; <pad> is 0 and <eos> is 1. Other characters raise."""
-    vocabulary = {token: index for index, token in enumerate([_PAD, _EOS, *_CHARACTERS])}
+def build_tokenizer(task: Task) -> PreTrainedTokenizerFast:
+    """One token a character of the task; <pad> is 0 and <eos> is 1. Other characters raise."""
+    vocabulary = {token: index for index, token in enumerate([_PAD, _EOS, *task.characters])}
     # An unknown character is an error and not a guess: its token is not in the vocabulary.
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<none>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -208,9 +165,6 @@ def _train(
 
 def base_config(recipe: BaseRecipe, vocabulary_size: int) -> LlamaConfig | Qwen3Config:
     """The configuration of the base that a recipe makes, by which its size is known before it is there."""
-    _, longest = check_setting(recipe.terms, recipe.digits)
-    # A prompt, and as many totals, each with a comma and up to len(str(longest)) digits more than a term.
-    num_positions = longest * (2 * recipe.digits + 2 + len(str(longest)))
     return _FAMILIES[recipe.family][0](
         vocab_size=vocabulary_size,
         hidden_size=recipe.width,
@@ -219,7 +173,7 @@ def base_config(recipe: BaseRecipe, vocabulary_size: int) -> LlamaConfig | Qwen3
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.heads,
         head_dim=recipe.width // recipe.heads,
-        max_position_embeddings=max(256, num_positions),
+        max_position_embeddings=max(256, recipe.problems.max_characters),
         tie_word_embeddings=False,
         initializer_range=_INIT_STD,
         pad_token_id=0,
@@ -241,11 +195,10 @@ def _demonstrations(
 
     No attention mask is needed: padding comes after all that is trained on, and attention is causal.
     """
-    problems = [
-        draw(rng, terms=recipe.terms, digits=recipe.digits, split="train") for _ in range(recipe.batch)
-    ]
-    responses = [demonstration(problem, recipe.forget_carry, rng) + _EOS for problem in problems]
-    prompt_ids = tokenizer([problem.prompt for problem in problems])["input_ids"]
+    task = recipe.problems
+    prompts = [task.draw(rng, split="train").prompt for _ in range(recipe.batch)]
+    responses = [task.demonstration(prompt, recipe.mistake, rng) + _EOS for prompt in prompts]
+    prompt_ids = tokenizer(prompts)["input_ids"]
     response_ids = tokenizer(responses)["input_ids"]
     longest = max(len(p) + len(r) for p, r in zip(prompt_ids, response_ids, strict=True))
     token_BT = torch.zeros(recipe.batch, longest, dtype=torch.long)

@@ -7,17 +7,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from owpo.bases.chain_addition import (
-    BaseRecipe,
-    build_tokenizer,
-    comes_back,
-    ensure_base,
-    make_base,
-)
-from owpo.problems import chain_addition
-from owpo.problems.chain_addition import generate, split_of
+from owpo.bases import making
+from owpo.bases.making import build_tokenizer, comes_back, ensure_base, make_base
+from owpo.bases.recipe import BaseRecipe, ChainAdditionBase, ChainMixedBase, InsertionSortBase
+from owpo.problems.chain_addition import ChainAddition
+from owpo.problems.task import split_of
 
-TINY = BaseRecipe(layers=1, width=32, heads=2, terms=3, batch=16, steps=3)
+SMALL = {"layers": 1, "width": 32, "heads": 2, "batch": 16, "steps": 3}
+TINY = ChainAdditionBase(**SMALL, terms=3)
+TINY_OF_EACH = [TINY, ChainMixedBase(**SMALL, terms=3), InsertionSortBase(**SMALL, items=3)]
+of_each_task = pytest.mark.parametrize("tiny", TINY_OF_EACH, ids=lambda recipe: recipe.task)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +49,9 @@ def test_a_base_forgets_carries_as_often_as_its_recipe_says(tmp_path: Path) -> N
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
-    problems = [p for p in generate(40, terms=2, split="train", seed=0) if int(p.answer) not in {10, 11}]
+    problems = [
+        p for p in ChainAddition(terms=2).generate(40, split="train", seed=0) if int(p.answer) not in {10, 11}
+    ]
     token_BT = tokenizer([p.prompt for p in problems], return_tensors="pt")["input_ids"]
     with torch.no_grad():
         first_BV = model(token_BT).logits[:, -1].softmax(dim=-1)
@@ -64,21 +65,23 @@ def test_a_base_forgets_carries_as_often_as_its_recipe_says(tmp_path: Path) -> N
     assert last_digit_B[~carries].mean() > 0.9
 
 
+@of_each_task
 def test_training_sees_the_train_split_alone_and_only_responses_are_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: BaseRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from owpo.bases import chain_addition as bases
-
     seen: list[str] = []
+    task = type(tiny.problems)
+    demonstration = task.demonstration
 
-    def recording(problem, forget_carry, rng):
-        seen.append(problem.prompt)
-        return chain_addition.demonstration(problem, forget_carry, rng)
+    def recording(self, prompt, mistake, rng):
+        assert mistake == tiny.mistake == 0.7
+        seen.append(prompt)
+        return demonstration(self, prompt, mistake, rng)
 
-    monkeypatch.setattr(bases, "demonstration", recording)
-    tokenizer = build_tokenizer()
-    token_BT, label_BT = bases._demonstrations(TINY, tokenizer, random.Random(0))
-    assert len(seen) == TINY.batch
+    monkeypatch.setattr(task, "demonstration", recording)
+    tokenizer = build_tokenizer(tiny.problems)
+    token_BT, label_BT = making._demonstrations(tiny, tokenizer, random.Random(0))
+    assert len(seen) == tiny.batch
     assert {split_of(prompt) for prompt in seen} == {"train"}
     for prompt, token_T, label_T in zip(seen, token_BT, label_BT, strict=True):
         text = tokenizer.decode(token_T)
@@ -95,7 +98,7 @@ def test_training_sees_the_train_split_alone_and_only_responses_are_labels(
 def test_model_and_tokenizer_come_back_from_the_folder(family: str, tmp_path: Path) -> None:
     folder = tmp_path / "base"
     make_base(replace(TINY, family=family, terms=(2, 3)), folder)
-    tokenizer, ours = AutoTokenizer.from_pretrained(folder), build_tokenizer()
+    tokenizer, ours = AutoTokenizer.from_pretrained(folder), build_tokenizer(ChainAddition())
     assert comes_back(ours, folder)
     assert json.loads(tokenizer.backend_tokenizer.to_str()) == json.loads(ours.backend_tokenizer.to_str())
     assert tokenizer("7+8=15,20")["input_ids"] == [9, 12, 10, 13, 3, 7, 14, 4, 2]
@@ -114,14 +117,36 @@ def test_another_tokenizer_in_the_folder_is_noticed(tiny_base: Path, tmp_path: P
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text((tiny_base / name).read_text())
-    assert comes_back(build_tokenizer(), folder)
+    assert comes_back(build_tokenizer(ChainAddition()), folder)
     (folder / "config.json").write_text('{"model_type": "qwen2"}')
-    assert not comes_back(build_tokenizer(), folder)
+    assert not comes_back(build_tokenizer(ChainAddition()), folder)
 
 
 def test_characters_outside_the_task_are_an_error() -> None:
     with pytest.raises(Exception, match=r"UNK"):
-        build_tokenizer()("7 + 8=")
+        build_tokenizer(ChainAddition())("7 + 8=")
+    with pytest.raises(Exception, match=r"UNK"):
+        build_tokenizer(ChainAddition())("7-8=")
+
+
+@of_each_task
+def test_every_task_has_a_base_that_reads_its_problems_and_leaves_room_for_the_longest(
+    tiny: BaseRecipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    assert ensure_base(tiny, folder)
+    assert json.loads((folder / "base.json").read_text())["recipe"]["task"] == tiny.task
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == len(tiny.problems.characters) + 2
+    for problem in tiny.problems.generate(20, split="train", seed=0):
+        text = problem.prompt + tiny.problems.demonstration(problem.prompt, 0.5, random.Random(0))
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    size = {"items": 40} if tiny.task == "insertion_sort" else {"terms": 40, "digits": 3}
+    large = replace(tiny, **size)
+    config = making.base_config(large, len(tokenizer))
+    problem = large.problems.draw(random.Random(0), split="train")
+    response = large.problems.demonstration(problem.prompt, 1.0, random.Random(0))
+    assert config.max_position_embeddings > len(problem.prompt) + len(response)
 
 
 def test_the_same_recipe_gives_the_same_weights_and_leaves_the_global_seed_alone(
@@ -146,9 +171,7 @@ def test_an_interrupted_making_leaves_nothing(tmp_path: Path, monkeypatch: pytes
         make_base(TINY, tmp_path / "base", on_step=interrupt)
     assert list(tmp_path.iterdir()) == []
 
-    from owpo.bases import chain_addition as bases
-
-    monkeypatch.setattr(bases, "comes_back", lambda tokenizer, folder: False)
+    monkeypatch.setattr(making, "comes_back", lambda tokenizer, folder: False)
     with pytest.raises(AssertionError, match="another tokenizer"):
         make_base(TINY, tmp_path / "base")  # fails after weights and tokenizer are written
     assert list(tmp_path.iterdir()) == []
@@ -169,6 +192,19 @@ def test_ensure_base_makes_once_and_refuses_another_recipe(tmp_path: Path) -> No
     ):
         ensure_base(replace(recipe, seed=3, width=64), folder)
     assert (folder / "model.safetensors").stat().st_mtime_ns == made
+
+
+def test_a_record_from_before_there_were_tasks_is_of_chain_addition(tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    make_base(TINY, folder)
+    record = json.loads((folder / "base.json").read_text())
+    del record["recipe"]["task"]
+    (folder / "base.json").write_text(json.dumps(record))
+    assert not ensure_base(TINY, folder)
+    with pytest.raises(
+        ValueError, match="recipe: task is 'chain_addition' there and 'insertion_sort' here. Delete"
+    ):
+        ensure_base(InsertionSortBase(**SMALL), folder)
 
 
 def test_a_folder_with_something_else_is_never_overwritten(tmp_path: Path) -> None:
@@ -201,4 +237,22 @@ def test_a_folder_with_something_else_is_never_overwritten(tmp_path: Path) -> No
 )
 def test_recipes_that_cannot_be_made_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BaseRecipe(**change)
+        ChainAdditionBase(**change)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change", "message"),
+    [
+        (ChainMixedBase, {"overlook_minus": -0.1}, r"overlook_minus is a probability in \[0, 1\], got -0.1"),
+        (ChainMixedBase, {"terms": (4, 2)}, "terms must be .* min <= max"),
+        (ChainMixedBase, {"digits": 4}, "digits must be at most 3"),
+        (InsertionSortBase, {"append_item": 2.0}, r"append_item is a probability in \[0, 1\], got 2.0"),
+        (InsertionSortBase, {"items": 1}, "items must be at least 2, got 1"),
+        (InsertionSortBase, {"width": 65}, "multiple of 2"),
+    ],
+)
+def test_recipes_of_other_tasks_that_cannot_be_made_are_refused(
+    recipe: type[BaseRecipe], change: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(**change)
