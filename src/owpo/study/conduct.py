@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from owpo.bases.chain_addition import ensure_base
+from owpo.bases.making import ensure_base
 from owpo.config import RunConfig
 from owpo.disk.lock import is_locked, run_lock
 from owpo.disk.sealed import write_sealed
