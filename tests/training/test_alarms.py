@@ -275,7 +275,7 @@ def test_a_stop_at_any_look_after_an_alarm_changes_nothing(recipe_data, tmp_path
         assert everything(folder) == everything(whole.folder)
 
 
-@pytest.mark.parametrize("place", ["_raise_alarms", "_evaluate_and_keep_best"])
+@pytest.mark.parametrize("place", ["raise_alarms", "evaluate_and_keep_best"])
 def test_a_kill_between_the_alarm_and_the_end_of_its_stage_changes_nothing(
     recipe_data, tmp_path, monkeypatch, place
 ):
