@@ -42,7 +42,7 @@ PHASES = [
     ),
     Phase(CLOSING, ("ratchet/closing.py:*",), 0.15),
     Phase("keeping a version", ("runs/versions.py:add",), 0.02),
-    Phase("evaluation on selection", ("training/stage.py:_evaluate_and_keep_best",), 0.1),
+    Phase("evaluation on selection", ("training/stage.py:evaluate_and_keep_best",), 0.1),
     Phase("rollouts", ("training/rollout.py:collect_rollout",), 0.1),
     Phase("log-probs, backward, update", ("training/stage.py:_with_log_probs", "training/stage.py:_update"), 0.05),
     Phase("logs of a step", ("training/stage.py:_log_step",), 0.001),
