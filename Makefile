@@ -22,7 +22,7 @@ VLLM_READY := $(VLLM)/.ready
 VERL := .venv-verl
 VERL_READY := $(VERL)/.ready
 # A platform without an accelerator for verl, and the CPU for vLLM.
-ON_CPU := PYTHONPATH=tests/hosts VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=verl_on_cpu VLLM_TARGET_DEVICE=cpu \
+ON_CPU := PYTHONPATH=$(CURDIR)/tests/hosts VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=verl_on_cpu VLLM_TARGET_DEVICE=cpu \
 	VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: setup demo trl-demo trl-check test test-vllm test-verl verl-cpu check docs screenshots bench chaos clean

@@ -6,7 +6,6 @@ Writes verl's configuration, in the words of its command line, and runs `verl.tr
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import sys
 from typing import Any
@@ -46,6 +45,7 @@ def overrides(job: Job) -> dict[str, Any]:
         "trainer.val_before_train": False,
         "trainer.test_freq": -1,
         "trainer.logger": ["console"],
+        "hydra.run.dir": str(job.path / "hydra"),
     }
 
 
@@ -185,7 +185,6 @@ def main() -> None:
     import owpo.hosts.verl  # noqa: F401  (says what is wrong with the installation; verl itself would not)
 
     write_data(job)
-    os.chdir(job.path)  # verl and Hydra write beside themselves
     sys.argv = ["verl.trainer.main_ppo", *words(overrides(job)), *job.run.verl.overrides]
     runpy.run_module("verl.trainer.main_ppo", run_name="__main__", alter_sys=True)
 
