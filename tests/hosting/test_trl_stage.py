@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import write_problems
 
+from owpo.config import AlarmsConfig
+from owpo.core.registry import objective
+from owpo.disk.logs import JSONLLog
 from owpo.errors import InputError, Interrupted, RunFailed
 from owpo.hosting import stage
 from owpo.policy.load import load_policy
@@ -18,7 +22,8 @@ from owpo.policy.weights import content_hash
 from owpo.ratchet.gate import Decision
 from owpo.recipes import build_config
 from owpo.run import resume, train
-from owpo.training.stage import evaluate_and_keep_best
+from owpo.training.display import Display
+from owpo.training.stage import Task, evaluate_and_keep_best
 
 
 @pytest.fixture
@@ -146,6 +151,27 @@ def test_a_stop_inside_an_evaluation_repeats_it(data, monkeypatch):
     assert len(lines(folder, "metrics")) == 1
 
 
+def test_steps_that_a_host_does_again_take_the_place_of_the_first_ones(tmp_path):
+    logs = {name: JSONLLog(tmp_path / f"{name}.jsonl") for name in ("metrics", "timing", "alarms")}
+    logs["metrics"].append({"stage": 1, "step": 1, "total_step": 1})
+    told = []
+    session = SimpleNamespace(
+        folder=SimpleNamespace(logs=logs), progress=SimpleNamespace(total_steps=1), display=Display(),
+        track=lambda step, **records: told.append(step), config=SimpleNamespace(alarms=AlarmsConfig()),
+    )  # fmt: skip
+    task = Task(number=2, lineage="A", objective=objective("dapo"), steps=9, reference=None)
+    done = [{"step": 2, "loss": 0.2}, {"step": 3, "loss": 0.3}]
+    job = SimpleNamespace(first_step=1, metrics=lambda: list(done))
+    steps = stage._Steps(session, task, job)
+    steps.log_new()
+    done[1:] = [{"step": 3, "loss": 0.7}, {"step": 4, "loss": 0.4}]
+    steps.log_new()
+    assert [each.get("loss") for each in logs["metrics"].records()] == [None, 0.2, 0.7, 0.4]
+    assert [each["total_step"] for each in logs["metrics"].records()] == [1, 2, 3, 4]
+    assert len(logs["timing"].records()) == 3
+    assert told == [2, 3, 2, 3, 4]
+
+
 def test_killed_inside_a_stage_it_goes_on_from_trls_checkpoint(data, tmp_path):
     data["ratchet"] = {"protocol": "fixed", "reference": "base", "steps": 20}
     data["evaluation"]["every"] = 20
@@ -167,6 +193,10 @@ def test_killed_inside_a_stage_it_goes_on_from_trls_checkpoint(data, tmp_path):
     resume(folder)
     assert [each["step"] for each in lines(folder, "metrics")] == list(range(1, 21))
     assert lines(folder, "evaluations")[-1]["step"] == 20
+    host = lines(
+        folder / "host" / "1", "metrics"
+    )  # steps that were done again are logged as they were done last
+    assert [each["loss"] for each in lines(folder, "metrics")] == [each["loss"] for each in host]
 
 
 def test_what_the_host_says_at_its_end_is_told(data):

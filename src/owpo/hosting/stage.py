@@ -95,7 +95,7 @@ def _train(session: Session, task: Task, job: Job) -> None:
     if not job.is_done:
         device = session.policy.device
         session.display.note(f"{config.run.engine} trains; what it prints is in {job.path / 'host.log'}")
-        _move(session, task, "cpu")
+        _put_on(session, task, "cpu")
         try:
             run_host(
                 _MODULES[config.run.engine],
@@ -105,7 +105,7 @@ def _train(session: Session, task: Task, job: Job) -> None:
                 on_look=steps.log_new,
             )
         finally:
-            _move(session, task, device)
+            _put_on(session, task, device)
         if not job.is_done:
             raise RunFailed(
                 f"{config.run.engine} ended before step {task.steps} of the stage; {job.path / 'host.log'} may say why "
@@ -114,8 +114,8 @@ def _train(session: Session, task: Task, job: Job) -> None:
     steps.log_new()
 
 
-def _move(session: Session, task: Task, device: Any) -> None:
-    """Leave the device to the host while it trains."""
+def _put_on(session: Session, task: Task, device: Any) -> None:
+    """Move the run's own models: off the device while the host trains on it, and back."""
     policies = [session.policy, *([task.reference.policy] if task.reference is not None else [])]
     for policy in policies:
         policy.model.to(device)
@@ -145,38 +145,45 @@ def _hand_over(session: Session, job: Job) -> None:
 
 
 class _Steps:
-    """The host's steps on their way into the run's logs."""
+    """The host's steps on their way into the run's logs, as they come.
+
+    A host that goes on from its checkpoint does later steps again; then what was logged of the stage is logged anew.
+    """
 
     def __init__(self, session: Session, task: Task, job: Job) -> None:
         self.session, self.task, self.job = session, task, job
         self.before = session.progress.total_steps
-        self.logged: list[dict[str, Any]] = []
-        for name in (
-            "metrics",
-            "timing",
-            "alarms",
-        ):  # those of a start that was stopped; the host may do them again
-            log = session.folder.logs[name]
-            log.keep(sum(record["stage"] != task.number for record in log.records()))
-        self.earlier = session.folder.logs["metrics"].records()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget the stage's lines, also those of a start that was stopped."""
+        logs = self.session.folder.logs
+        for name in ("metrics", "timing", "alarms"):
+            logs[name].keep(sum(record["stage"] != self.task.number for record in logs[name].records()))
+        self.earlier = logs["metrics"].records()
+        self.taken: list[dict[str, Any]] = []  # of the host's lines
+        self.logged: list[dict[str, Any]] = []  # what became of them
 
     def log_new(self) -> None:
-        for record in self.job.metrics()[len(self.logged) :]:
+        records = self.job.metrics()
+        if records[: len(self.taken)] != self.taken:
+            self._begin_anew()
+        for record in records[len(self.taken) :]:
+            self.taken.append(record)
             self._log(record)
 
     def _log(self, record: dict[str, Any]) -> None:
         session, task = self.session, self.task
         step = record["step"] - self.job.first_step
         place = {"stage": task.number, "lineage": task.lineage, "step": step}
-        seconds = record.pop("seconds", None)
         metrics = {
             **place,
             "total_step": self.before + step,
             "objective": task.objective.name,
             "reference": task.reference.version.id if task.reference is not None else None,
-            **{name: value for name, value in record.items() if name != "step"},
+            **{name: value for name, value in record.items() if name not in ("step", "seconds")},
         }
-        timing = {**place, "seconds": seconds}
+        timing = {**place, "seconds": record.get("seconds")}
         session.folder.logs["metrics"].append(metrics)
         session.folder.logs["timing"].append(timing)
         session.display.step(metrics, timing, task.steps)
