@@ -38,6 +38,7 @@ def result(arm: str, seed: int, correct: list[int], **changes) -> Result:
     """A run whose best weights have so many of 10 samples of each problem right."""
     fields = {
         "task": "", "setting": "", "asked": "", "problems": "set", "shared_problems": 0, "steps": 4, "seconds": 90.0,
+        "selection": (0.4, 0.3, 0.5), "responses": 64, "updates": 8,
         "base": Score(version="base", samples=10, correct=[1] * len(correct)), "last": None,
         "curve": [(2, 0.2, 0.1, 0.3), (4, 0.4, 0.3, 0.5)], "finished": "2026-01-02T03:04:05+00:00",
         "code": {"commit": "0123456789abcdef", "modified": False}, "machine": {"platform": "a machine", "cpu_count": 2},

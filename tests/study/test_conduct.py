@@ -16,8 +16,7 @@ from study_files import study_data, write_study
 from owpo.cli import main
 from owpo.disk.lock import run_lock
 from owpo.errors import InputError, RunFailed
-from owpo.recipes import load_recipe
-from owpo.run import resume, train
+from owpo.run import train
 from owpo.study import conduct as conducting
 from owpo.study.conduct import conduct, default_jobs, write_stored
 from owpo.study.file import read_study
@@ -49,7 +48,7 @@ def done_here(monkeypatch) -> list[str]:
                 failures.append(Failure(job, 1, "no luck"))
                 on_end(job, failures[-1])
                 continue
-            resume(job.words[1]) if job.words[0] == "resume" else train(load_recipe(job.words[1]))
+            assert main(job.words()) == 0
             on_end(job, None)
         return failures
 
@@ -175,6 +174,77 @@ def test_results_of_other_settings_are_not_tabulated(small, tmp_path, done_here)
     (out / "results.jsonl").write_text(lines.replace('"steps": 2', '"steps": "two"'))
     with pytest.raises(InputError, match="results.jsonl, line 1: steps"):
         write_stored(read_study(file), out)
+
+
+@pytest.fixture
+def chained(small) -> dict:
+    """An arm that learns against another, which is measured on another set too."""
+    small["recipe"] = {
+        **small["recipe"],
+        "evaluation": {**small["recipe"]["evaluation"], "report_samples": 2},
+    }
+    return {
+        **small,
+        "seeds": [0],
+        "pass_at": 2,
+        "metrics": ["kl_to_reference", "locked"],
+        "tasks": {"easy": {"transfer": {"again": small["recipe"]["problems"]["report"]}}},
+        "arms": {
+            "owpo": {"reference": "dapo"},
+            "opd": {"objective": {"name": "opd"}, "reference": "start"},
+            "dapo": small["arms"]["dapo"],
+        },
+        "references": {"start": {"objective": {"name": "dapo"}, "ratchet": {"steps": 1}}},
+    }
+
+
+def test_a_run_that_learns_against_another(chained, tmp_path):
+    """With processes of its own."""
+    file, out, told = write_study(tmp_path, chained), tmp_path / "out", []
+    conduct(read_study(file), out, jobs=2, tell=told.append)
+    results = {line["arm"]: line for line in map(json.loads, (out / "results.jsonl").open())}
+    assert list(results) == ["start", "owpo", "opd", "dapo"]
+    for arm, teacher in (("owpo", "dapo"), ("opd", "start")):
+        run = out / "runs" / f"easy-{arm}-seed0"
+        best = out / "runs" / f"easy-{teacher}-seed0" / "versions"
+        config = json.loads((run / "config.json").read_text())
+        assert config["ratchet"]["reference"] == str(best / results[teacher]["best"]["version"])
+    assert set(results["owpo"]["metrics"]) == {"kl_to_reference", "locked"}
+    assert [step for step, _ in results["owpo"]["metrics"]["locked"]] == [2]
+    assert results["dapo"]["metrics"] == {}
+    assert results["dapo"]["responses"] > 0
+    # The set is the report set once more, so the numbers are of the same size, and the base is measured once.
+    transfer = {arm: results[arm]["transfer"] for arm in ("owpo", "opd", "dapo")}
+    assert all(
+        len(each["again"]["best"]["correct"]) == len(results["dapo"]["best"]["correct"])
+        for each in transfer.values()
+    )
+    assert [each["again"]["base"] is None for each in transfer.values()] == [True, True, False]
+    assert results["start"]["transfer"] == {}
+    page = (out / "README.md").read_text()
+    for said in (
+        "**easy: the references, their best checkpoints**",
+        "**easy: the last stage's best checkpoint, on again**",
+        "**easy: while it was trained**",
+        "| pass@2, % |",
+        "learns against the best checkpoint of `dapo`",
+        "(figures/locked-easy.svg)",
+        f"{results['dapo']['responses']} responses to train on and {results['dapo']['updates']} updates",
+    ):
+        assert said in page
+
+    # In another place nothing is run again; an arm more needs the folder of what it learns against.
+    before = (out / "results.jsonl").read_bytes()
+    moved = tmp_path / "moved"
+    shutil.move(out, moved)
+    told.clear()
+    conduct(read_study(file), moved, tell=told.append)
+    assert told == [f"Which objective: 4 runs, 4 of them done; {moved}"]
+    assert (moved / "results.jsonl").read_bytes() == before
+    chained["arms"] = {**chained["arms"], "more": {"reference": "owpo"}}
+    shutil.rmtree(moved / "runs")
+    with pytest.raises(InputError, match=r"easy-owpo-seed0, .* is gone; remove its line from results.jsonl"):
+        conduct(read_study(write_study(tmp_path, chained)), moved, tell=lambda _: None)
 
 
 def test_one_study_a_folder(small, tmp_path, done_here):

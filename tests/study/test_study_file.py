@@ -21,7 +21,19 @@ from owpo.study.overrides import laid_over, nested
         ({"arms": None}, "the study has no arms; leave baseline out"),
         ({"tasks": {}}, r"tasks is empty; add a table \[tasks.NAME\], or leave it out"),
         ({"arms": {"_a": {}}, "baseline": "_a"}, "a name is of letters"),
-        ({"measure": "bset"}, r"measure = 'bset' is unknown. Did you mean 'best'\? Known: best, last"),
+        (
+            {"measure": "bset"},
+            r"measure = 'bset' is unknown. Did you mean 'best'\? Known: best, last, selection",
+        ),
+        ({"metrics": ["kl"]}, "metrics = 'kl' is unknown. .*Known: accuracy, entropy, kl_to_reference"),
+        ({"pass_at": 1}, "pass_at = 1 must be"),
+        ({"references": {"dapo": {}}}, "dapo is both an arm and a reference; rename one"),
+        (
+            {"settings": {"x": {"reference": "strnog"}}, "references": {"strong": {}}},
+            r"settings.x.reference = 'strnog' is neither .*Did you mean 'strong'\?.*as ratchet.reference",
+        ),
+        ({"references": {"strong": {"seed": 1}}}, "references.strong.seed is not to be overridden"),
+        ({"tasks": {"x": {"transfer": {"kind": "jsonl"}}}}, "tasks.x.transfer holds problem sets by name"),
         ({"recipe": 3}, "recipe = 3 must be the path of a recipe"),
         ({"recipe": "no.toml"}, r"recipe = 'no.toml': no file .*a path is relative to the study file"),
         ({"settings": {"x": 3}}, "settings.x = 3 must be a table"),
@@ -177,3 +189,71 @@ def test_a_recipe_is_found_from_the_study(tmp_path, recipe_data):
     study = read_study(write_study(tmp_path / "studies", {**data, "recipe": f"../recipes/{recipe.name}"}))
     assert study.source == "../recipes/tiny.toml"
     assert data_of(study, points_of(study)[0])["model"] == recipe_data["model"]
+
+
+CHAIN = {
+    "references": {"strong": {"objective": {"name": "dapo"}, "ratchet": {"steps": 8}}},
+    "settings": {
+        "clean": {},
+        "noisy": {"verifier": {"kind": "exact", "flip_wrong": 0.2}, "reference": "strong"},
+    },
+    "arms": {
+        "dapo": ARMS["dapo"],
+        "owpo": {"reference": "dapo"},
+        "again": {"reference": "owpo"},
+        "opd": {"objective": {"name": "opd"}},
+        "base": ARMS["owpo"],
+    },
+}
+
+
+@pytest.fixture
+def chain(recipe_data) -> dict:
+    """Arms one after another, a reference that a setting chooses, and arms that make their own choice."""
+    return {**CHAIN, "settings": {**CHAIN["settings"], "clean": {"reference": "dapo"}}}
+
+
+def test_who_learns_against_whom(tmp_path, recipe_data, chain):
+    study = study_of(tmp_path, recipe_data, **chain)
+    runs = {run.point.key: run for run in runs_of(study, tmp_path / "out")}
+    assert len(runs) == study.num_runs == 2 * (1 + 2 * 5)
+    found = {key: run.reference and run.reference.key for key, run in runs.items() if key.endswith("seed1")}
+    assert found == {
+        "strong-seed1": None,
+        "clean-dapo-seed1": None,
+        "clean-owpo-seed1": "clean-dapo-seed1",
+        "clean-again-seed1": "clean-owpo-seed1",
+        "clean-opd-seed1": "clean-dapo-seed1",
+        "clean-base-seed1": None,
+        "noisy-dapo-seed1": None,
+        "noisy-owpo-seed1": "noisy-dapo-seed1",
+        "noisy-again-seed1": "noisy-owpo-seed1",
+        "noisy-opd-seed1": "strong-seed1",
+        "noisy-base-seed1": None,
+    }
+    config = runs["noisy-opd-seed1"].config
+    assert config.ratchet.reference == str(tmp_path / "out" / "runs" / "strong-seed1")
+    assert runs["noisy-opd-seed1"].learning_from("there").config.ratchet.reference == "there"
+    strong = runs["strong-seed1"].config
+    assert (strong.ratchet.steps, strong.verifier.flip_wrong) == (8, 0.0)
+    keys = list(runs)
+    assert all(keys.index(run.reference.key) < keys.index(key) for key, run in runs.items() if run.reference)
+
+
+def test_what_a_run_learned_against_is_part_of_what_was_asked(tmp_path, recipe_data, chain):
+    before = {run.point.key: run.asked for run in runs_of(study_of(tmp_path, recipe_data, **chain), tmp_path)}
+    chain["references"] = {"strong": {"objective": {"name": "dapo"}, "ratchet": {"steps": 6}}}
+    after = {run.point.key: run.asked for run in runs_of(study_of(tmp_path, recipe_data, **chain), tmp_path)}
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {f"{name}-seed{seed}" for name in ("strong", "noisy-opd") for seed in (0, 1)}
+
+
+def test_references_that_cannot_be(tmp_path, recipe_data):
+    arms = {"dapo": ARMS["dapo"], "a": {"reference": "b"}, "b": {"reference": "a"}}
+    with pytest.raises(InputError, match="learn against each other in a circle, a -> b -> a; give one"):
+        runs_of(study_of(tmp_path, recipe_data, arms=arms), tmp_path)
+    arms = {"dapo": {**ARMS["dapo"], "reference": "owpo"}, "owpo": ARMS["owpo"]}
+    with pytest.raises(InputError, match=r"(?s)arm dapo, seed 0.* would not be read by objective 'dapo'"):
+        runs_of(study_of(tmp_path, recipe_data, arms=arms), tmp_path)
+    with pytest.raises(InputError, match="pass_at = 16 needs as many samples a problem"):
+        runs_of(study_of(tmp_path, recipe_data, pass_at=16), tmp_path)

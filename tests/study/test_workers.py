@@ -15,7 +15,7 @@ from owpo.study.workers import Job, work
 def jobs(tmp_path, monkeypatch):
     """Makes a job of a line of Python."""
     monkeypatch.setattr(workers, "with_parent", lambda _module, words: [sys.executable, "-c", *words])
-    return lambda key, program: Job(key, [program], tmp_path / f"{key}.log")
+    return lambda key, program, *after: Job(key, lambda: [program], tmp_path / f"{key}.log", after)
 
 
 def test_one_that_fails_does_not_keep_the_others(jobs):
@@ -38,6 +38,36 @@ def test_one_that_fails_does_not_keep_the_others(jobs):
         ("bad", 1, "no such file"), ("silent", 3, "it printed nothing"),
     ]  # fmt: skip
     assert ended["bad"].job.log.read_text() in ("so far\nno such file\n", "no such file\nso far\n")
+
+
+def test_one_that_comes_after_another_waits_for_it(jobs, tmp_path):
+    """With room for all: what is begun too early does not find the file of the one before."""
+    first = jobs("first", f"import time; time.sleep(0.3); open({str(tmp_path / 'first')!r}, 'w')")
+    second = jobs(
+        "second", f"open({str(tmp_path / 'first')!r}); open({str(tmp_path / 'second')!r}, 'w')", first
+    )
+    third = jobs("third", f"open({str(tmp_path / 'second')!r})", second, first)
+    order = []
+    assert work([third, second, first], 3, StopSignal(), lambda job, _: order.append(job.key)) == []
+    assert order == ["first", "second", "third"]
+
+
+def test_what_comes_after_one_that_failed_is_not_begun(jobs):
+    bad = jobs("bad", "import sys; sys.exit('no such file')")
+    after = jobs("after", "print('begun')", bad)
+    last = jobs("last", "print('begun')", after)
+    ended = {}
+    failures = work(
+        [bad, after, last, jobs("other", "print('fine')")],
+        1,
+        StopSignal(),
+        lambda job, failure: ended.update({job.key: failure}),
+    )
+    assert {key: failure and failure.told for key, failure in ended.items()} == {
+        "bad": "no such file", "other": None, "after": "not begun, as bad failed", "last": "not begun, as after failed",
+    }  # fmt: skip
+    assert len(failures) == 3
+    assert not after.log.exists()
 
 
 def test_no_more_at_once_than_asked(jobs, tmp_path):

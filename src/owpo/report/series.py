@@ -70,10 +70,16 @@ def series(name: str, members: Iterable[Points]) -> Series:
 def _joined(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
     if len(values) == 1:
         return values[0]
-    means = [value[0] for value in values]
-    mean = statistics.fmean(means)
-    half = t_quantile(_LEVEL, len(means) - 1) * statistics.stdev(means) / math.sqrt(len(means))
+    mean, half = over_seeds([value[0] for value in values])
     return mean, mean - half, mean + half
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its t interval; 0 of one value."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, 0.0
+    return mean, t_quantile(_LEVEL, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def some_of(items: Sequence[Item], most: int) -> list[Item]:

@@ -12,7 +12,6 @@ import torch
 from owpo.bases.making import ensure_base
 from owpo.config import RunConfig
 from owpo.disk.lock import is_locked, run_lock
-from owpo.disk.sealed import write_sealed
 from owpo.disk.trouble import writing
 from owpo.errors import InputError, RunFailed, input_errors
 from owpo.run import same_recipe
@@ -20,6 +19,7 @@ from owpo.runs.folder import RunFolder
 from owpo.stop import StopSignal
 from owpo.study.file import Study
 from owpo.study.grid import StudyRun, runs_of
+from owpo.study.jobs import is_done, jobs_of
 from owpo.study.page import write_page
 from owpo.study.results import Result, ResultsFile, result_of, stored_results
 from owpo.study.workers import Failure, Job, work
@@ -115,8 +115,8 @@ def _known_results(study: Study, runs: Sequence[StudyRun], out: Path) -> dict[ob
         refusal = _other_recipe(run)
         if refusal is not None:
             others.append(f"  {refusal}")
-        elif RunFolder(run.folder).result() is not None:
-            known[run.point] = line if line is not None and fits else result_of(run)
+        elif is_done(run, out):
+            known[run.point] = line if line is not None and fits else result_of(run, out, study.metrics)
     if others:
         told = "\n".join(others)
         raise InputError(
@@ -127,11 +127,16 @@ def _known_results(study: Study, runs: Sequence[StudyRun], out: Path) -> dict[ob
 
 
 def _other_recipe(run: StudyRun) -> str | None:
-    """How the run in the folder differs from what is asked for; where it lies is no difference."""
+    """How the run in the folder differs from what is asked for; where it lies, and its reference, is no difference."""
     begun = RunFolder.read_config(run.folder)
     section = run.config.run.model_copy(update={"folder": begun.run.folder})
+    config = run.config.model_copy(update={"run": section})
+    if run.reference is not None:
+        model = getattr(begun.ratchet, "reference", None) or ""
+        if Path(model).parts[-3:-1] == (run.reference.key, "versions"):
+            config = config.model_copy(update={"ratchet": run.learning_from(model).config.ratchet})
     try:
-        same_recipe(run.config.model_copy(update={"run": section}), run.folder)
+        same_recipe(config, run.folder)
     except InputError as error:
         return str(error).partition("; choose another")[0]
     return None
@@ -185,33 +190,28 @@ def _work(
     stop: StopSignal,
     tell: Tell,
 ) -> list[Failure]:
-    """Run them; each that ends well is added to `results` and written down at once."""
-    by_job = {_job(run, out): run for run in runs}
-    num_runs, num_ended = len(results) + len(runs), len(results)
+    """Run them; each that ends well is added to `results` and written down at once. Returns a failure a failed run."""
+    jobs = jobs_of(runs, out)
+    run_of = {job: run for run in runs for job in jobs[run.point]}
+    to_end = {point: set(each) for point, each in jobs.items()}
+    num_runs, failed = len(results) + len(runs), dict[object, Failure]()
 
     def on_end(job: Job, failure: Failure | None) -> None:
-        nonlocal num_ended
-        num_ended += 1
-        place = f"[{num_ended} of {num_runs}] {job.key}"
-        if failure is not None:
+        run = run_of[job]
+        to_end[run.point].discard(job)
+        if failure is not None and run.point not in failed:
+            failed[run.point] = failure
+            place = f"[{len(results) + len(failed)} of {num_runs}] {job.key}"
             tell(f"{place}: failed with exit code {failure.code}; {job.log}: {failure.told}")
+        if to_end[run.point] or run.point in failed:
             return
-        run = by_job[job]
-        results[run.point] = result_of(run)
+        results[run.point] = result_of(run, out, study.metrics)
         ResultsFile(out).write(study, list(results.values()))
+        place = f"[{len(results) + len(failed)} of {num_runs}] {run.point.key}"
         tell(f"{place}: {_told(results[run.point], study)}")
 
-    return work(list(by_job), num_jobs, stop, on_end)
-
-
-def _job(run: StudyRun, out: Path) -> Job:
-    """`owpo train RECIPE --resume`; a folder that has been moved since is gone on with where it is."""
-    recipe = out / "recipes" / f"{run.point.key}.json"
-    write_sealed(recipe, run.config.model_dump(mode="json"))
-    words = ["train", str(recipe), "--resume"]
-    if run.folder.exists():
-        words = ["resume", str(run.folder)]
-    return Job(run.point.key, words, out / "logs" / f"{run.point.key}.log")
+    work([job for run in runs for job in jobs[run.point]], num_jobs, stop, on_end)
+    return list(failed.values())
 
 
 def _told(result: Result, study: Study) -> str:

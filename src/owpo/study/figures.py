@@ -1,4 +1,4 @@
-"""A study's learning curves: accuracy on the selection set against the step, a line an arm."""
+"""A study's figures: accuracy on the selection set, and metrics of training, against the step, a line an arm."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from owpo.study.results import Result
 
 
 def charts_of(results: Sequence[Result], study: Study) -> list[Chart]:
-    """One for every task and setting that has a result."""
+    """For every task and setting that has a result: the learning curves, then a figure a metric."""
     charts = []
     for task in study.tasks:
         for setting in study.settings:
-            mine = [r for r in results if (r.task, r.setting) == (task, setting)]
+            mine = [r for r in results if (r.task, r.setting) == (task, setting) and r.arm in study.arms]
             if mine:
                 charts.append(_chart(mine, study, task, setting))
+            for name in study.metrics:
+                if any(name in r.metrics for r in mine):
+                    charts.append(_metric_chart(mine, study, task, setting, name))
     return charts
 
 
@@ -50,24 +53,56 @@ def _chart(results: Sequence[Result], study: Study, task: str, setting: str) -> 
         name="-".join(["curves", *filter(None, (task, setting))]),
         title=f"{place or study.title}: accuracy on the selection set",
         says=f"Accuracy on the selection set against rollout steps; at the end {', '.join(last)}.",
-        draw=partial(_draw, lines, f"{place}: right answers" if place else "Right answers", len(study.seeds)),
+        draw=partial(
+            _draw,
+            lines,
+            f"{f'{place}: r' if place else 'R'}ight answers on the selection set",
+            len(study.seeds),
+        ),
         size=WIDE,
     )
 
 
-def _draw(lines: Sequence[Series], title: str, num_seeds: int, figure: Figure) -> None:
+def _metric_chart(results: Sequence[Result], study: Study, task: str, setting: str, name: str) -> Chart:
+    lines = [
+        series(
+            arm,
+            [
+                {step: (value, value, value) for step, value in r.metrics[name]}
+                for r in results
+                if r.arm == arm and name in r.metrics
+            ],
+        )
+        for arm in study.arms
+    ]
+    place = ", ".join(filter(None, (task, setting)))
+    return Chart(
+        name="-".join(filter(None, [name, task, setting])),
+        title=f"{place or study.title}: {name}",
+        says=f"{name} against rollout steps, each the mean since the evaluation before.",
+        draw=partial(_draw, lines, f"{place}: {name}" if place else name, len(study.seeds), is_share=False),
+        size=WIDE,
+    )
+
+
+def _draw(
+    lines: Sequence[Series], title: str, num_seeds: int, figure: Figure, *, is_share: bool = True
+) -> None:
     axes = figure.subplots()
     for number, line in enumerate(lines):
         if not line.x:
             continue
         look = style(number)
         axes.plot(line.x, line.y, marker=".", label=line.name or "the recipe", **look)
-        low, high = ([min(1.0, max(0.0, value)) for value in side] for side in (line.low, line.high))
+        low, high = line.low, line.high
+        if is_share:
+            low, high = ([min(1.0, max(0.0, value)) for value in side] for side in (low, high))
         axes.fill_between(line.x, low, high, color=look["color"], alpha=0.12, linewidth=0)
-    over = "over problems" if num_seeds == 1 else "over seeds"
-    axes.set_title(f"{title} on the selection set, with 95% intervals {over}")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    over = "over problems" if num_seeds == 1 and is_share else "over seeds"
+    axes.set_title(f"{title}, with 95% intervals {over}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rollout steps")
-    axes.set_ylim(bottom=0)
+    if is_share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower left", ncols=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from owpo.disk.trouble import writing
 from owpo.report.drawing import Chart
 from owpo.study.figures import charts_of
 from owpo.study.file import NAMELESS, Study
+from owpo.study.metrics import metrics_markdown
 from owpo.study.overrides import Overrides
 from owpo.study.results import FILE, Result
 from owpo.study.tables import as_csv, markdown, tables_of
@@ -24,6 +26,8 @@ def texts_of(results: Sequence[Result], study: Study) -> dict[str, str]:
     """Every text that a study writes, by file name; a pure function of the results."""
     tables = tables_of(results, study)
     shown = [markdown(table) for table in tables]
+    places = product(study.tasks, study.settings)
+    shown += filter(None, (metrics_markdown(results, study, *place) for place in places))
     return {
         PAGE: _page(results, study, shown, charts_of(results, study)),
         TABLES: "\n".join(shown),
@@ -51,7 +55,9 @@ def _page(results: Sequence[Result], study: Study, tables: list[str], charts: li
     parts += ["## What was run", "", *_what_was_run(results, study), ""]
     for axis, points in (("arms", study.arms), ("tasks", study.tasks), ("settings", study.settings)):
         if set(points) != {NAMELESS}:
-            parts += _axis(axis, points, study.shrink_by[axis])
+            parts += _axis(axis, points, study.shrink_by[axis], study.reference_of[axis])
+    if study.references:
+        parts += _axis("references", study.references, {}, {})
     parts += ["## Again", "", f"    {study.command}", ""]
     parts += [
         f"The numbers are made of `{FILE}`; `{study.command} --tables` writes this page of it anew.",
@@ -86,14 +92,19 @@ def _what_was_run(results: Sequence[Result], study: Study) -> list[str]:
         f"- machine: {'; '.join(_each(_machine(result.machine) for result in results))}",
         f"- time: {hours:.2f} hours of rollout steps in all runs, evaluations not counted; "
         f"{sum(result.steps for result in results)} steps",
+        f"- a run: {'; '.join(_each(_amount(result) for result in results))}",
     ]
     return lines
 
 
-def _axis(axis: str, points: dict[str, Overrides], shrink: dict[str, Overrides]) -> list[str]:
+def _axis(
+    axis: str, points: dict[str, Overrides], shrink: dict[str, Overrides], reference_of: dict[str, str]
+) -> list[str]:
     lines = [f"| {axis} | what differs from the recipe |", "| --- | --- |"]
     for name, overrides in points.items():
         told = _entries(overrides) or "nothing"
+        if name in reference_of:
+            told += f"; learns against the best checkpoint of `{reference_of[name]}`"
         if shrink.get(name):
             told += f"; reduced: {_entries(shrink[name])}"
         lines.append(f"| {name} | {told} |")
@@ -109,6 +120,10 @@ def _code(result: Result) -> str:
         return f"owpo {result.machine.get('owpo')}"
     changed = " with local changes" if result.code.get("modified") else ""
     return f"commit {str(result.code.get('commit'))[:12]}{changed}"
+
+
+def _amount(result: Result) -> str:
+    return f"{result.responses} responses to train on and {result.updates} updates"
 
 
 def _machine(machine: dict[str, Any]) -> str:

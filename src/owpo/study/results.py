@@ -6,6 +6,8 @@ Shape legend: N problems of the report set, K samples per problem.
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,10 +18,15 @@ from owpo.config import Section
 from owpo.disk.logs import JSONLLog
 from owpo.disk.sealed import read_sealed
 from owpo.errors import InputError
+from owpo.evaluation.evaluate import Evaluation, evaluation_of
+from owpo.evaluation.folder import EvaluationFolder
+from owpo.evaluation.intervals import pass_at
+from owpo.evaluation.samples import read_samples
 from owpo.report.record import RunRecord, read_run
-from owpo.report.series import evaluation_points
+from owpo.report.series import evaluation_points, metric_points
 from owpo.study.file import Study
 from owpo.study.grid import Point, StudyRun, points_of, runs_of
+from owpo.study.jobs import best_row, transfer_folders
 
 FILE = "results.jsonl"
 _MACHINE = ("platform", "processor", "cpu_count", "cuda", "python", "torch", "transformers", "owpo")
@@ -43,6 +50,20 @@ class Score(Section):
         """avg@K, in [0, 1]."""
         return sum(self.correct) / (self.samples * len(self.correct))
 
+    def pass_at(self, j: int) -> list[float]:
+        """[N], pass@j of each problem."""
+        return [pass_at([[1.0] * count + [0.0] * (self.samples - count)], j) for count in self.correct]
+
+
+class Transfer(Section):
+    """What a run's best checkpoint answered on a problem set beside the report set."""
+
+    base: Score | None
+    """What the run started from; measured once for each task, setting and seed."""
+    best: Score
+    problems: str
+    """Digest of the set."""
+
 
 class Result(Section):
     """What one run came to."""
@@ -60,14 +81,24 @@ class Result(Section):
     """The last stage's best checkpoint on the selection set."""
     last: Score | None
     """The weights at the end of the run; None where they were not measured."""
+    selection: tuple[float, float, float]
+    """The best one's accuracy on the selection set, and its interval over problems. It was chosen by this number."""
+    transfer: dict[str, Transfer] = Field(default_factory=dict)
+    """By the name of the set."""
     problems: str
     """Digest of the report set."""
     shared_problems: int
     """Problems of the report set that checkpoints were chosen by, too."""
     curve: list[tuple[int, float, float, float]]
     """Of each evaluation on the selection set: rollout steps of the whole run, accuracy, its interval over problems."""
+    metrics: dict[str, list[tuple[int, float]]] = Field(default_factory=dict)
+    """By the metric's name: rollout steps at each evaluation, and the metric's mean over the steps since the last."""
     steps: int
     """Rollout steps."""
+    responses: int
+    """Sampled to train on, those of groups that were dropped among them; its reference's are not counted."""
+    updates: int
+    """Of the optimiser."""
     seconds: float
     """Of the steps, without evaluations and starts."""
     finished: str
@@ -81,22 +112,26 @@ class Result(Section):
         return Point(self.task, self.setting, self.arm, self.seed)
 
     def score(self, measure: str) -> Score | None:
-        return {"best": self.best, "last": self.last}[measure]
+        """Of "best", "last", or a transfer set."""
+        if measure in self.transfer:
+            return self.transfer[measure].best
+        return {"best": self.best, "last": self.last}.get(measure)
 
 
-def result_of(run: StudyRun) -> Result:
+def result_of(run: StudyRun, out: Path, metrics: Sequence[str] = ()) -> Result:
     """
     Args:
-        run: a finished one.
+        run: a finished one, measured on its further sets too.
+        out: the study's folder.
+        metrics: names of what is kept of metrics.jsonl.
 
     Raises:
         InputError: something in its folder is damaged.
     """
     record = read_run(run.folder)
     assert record.result is not None
-    rows = record.result["rows"]
-    best = max((row for row in rows if "stage" in row), key=lambda row: row["stage"])
-    last = next((row["version"] for row in rows if "last" in row), None)
+    best = best_row(record.result)
+    last = next((row["version"] for row in record.result["rows"] if "last" in row), None)
     start: dict[str, Any] = record.starts[-1] if record.starts else {}
     chosen = record.result["selection"]
     finished = datetime.fromtimestamp(record.files.result_file.stat().st_mtime, UTC)
@@ -109,10 +144,15 @@ def result_of(run: StudyRun) -> Result:
         base=_score(record, "base"),
         best=_score(record, best["version"]),
         last=_score(record, last) if last is not None else None,
+        selection=_selection(record, best["stage"]),
+        transfer=_transfer(run, out),
         problems=read_sealed(run.folder / "problems.json")["report"],
         shared_problems=chosen["shared_problems"] if chosen is not None else 0,
         curve=[(step, *point) for step, point in sorted(evaluation_points(record).items())],
+        metrics={name: means for name in metrics if (means := _means(record, name))},
         steps=len(record.metrics),
+        responses=_total(record, "groups_sampled") * run.config.rollout.group_size,
+        updates=_total(record, "updates"),
         seconds=round(sum(line["seconds"] or 0.0 for line in record.timing), 3),
         finished=finished.isoformat(timespec="seconds"),
         code=start.get("code"),
@@ -127,11 +167,48 @@ def _score(record: RunRecord, version: str) -> Score:
             f"{record.folder} has no samples of {version} in its folder report; restore it, or remove {record.folder} "
             "to run it anew"
         )
+    return _counts(version, evaluation)
+
+
+def _counts(version: str, evaluation: Evaluation) -> Score:
     return Score(
         version=version,
         samples=evaluation.correct_NK.shape[1],
         correct=evaluation.correct_NK.sum(dim=1).tolist(),
     )
+
+
+def _total(record: RunRecord, name: str) -> int:
+    """0 where a host does not count it."""
+    return sum(int(line.get(name) or 0) for line in record.metrics)
+
+
+def _selection(record: RunRecord, stage: int) -> tuple[float, float, float]:
+    of_stage = [line for line in record.evaluations if line["stage"] == stage]
+    best = max(of_stage, key=lambda line: line["accuracy"])
+    return best["accuracy"], best["low"], best["high"]
+
+
+def _transfer(run: StudyRun, out: Path) -> dict[str, Transfer]:
+    found: dict[str, dict[str, Any]] = {name: {"base": None} for name in run.transfer}
+    for name, which, path in transfer_folders(run, out):
+        folder = EvaluationFolder.read(path)
+        ((set_name, settings),) = folder.settings["sets"].items()
+        evaluation = evaluation_of(read_samples(folder.samples_file(set_name)))
+        version = Path(folder.settings["model"]).name
+        found[name] |= {which: _counts(version, evaluation), "problems": settings["problems"]}
+    return {name: Transfer(**parts) for name, parts in found.items()}
+
+
+def _means(record: RunRecord, name: str) -> list[tuple[int, float]]:
+    points = {step: value for step, (value, _, _) in metric_points(record, name).items()}
+    means, before = [], 0
+    for step in sorted(evaluation_points(record)):
+        since = [value for at, value in points.items() if before < at <= step]
+        if since:
+            means.append((step, round(statistics.fmean(since), 6)))
+        before = step
+    return means
 
 
 class ResultsFile:

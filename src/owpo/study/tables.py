@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from owpo.evaluation.intervals import accuracy_interval, paired_difference
-from owpo.study.file import Study
+from owpo.study.file import NAMELESS, Study
 from owpo.study.results import Result, Score
 
 BEFORE = "before training"
 _MEASURES = {
     "best": "the last stage's best checkpoint, chosen on the selection set",
     "last": "the weights at the end of the run",
+    "selection": "the last stage's best checkpoint on the selection set, by which it was chosen",
+    "references": "the references, their best checkpoints",
 }
 
 
@@ -49,17 +53,35 @@ class Row:
     accuracy    None where no run is finished
     difference  from the baseline, over the seeds that both have; None for the baseline, and where there is none
     is_best     highest of the arms, and surely another than the baseline
+    pass_at     pass@j; None where it is not asked for
     """
 
     arm: str
     accuracy: Estimate | None
     difference: Estimate | None = None
     is_best: bool = False
+    pass_at: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class _One:
+    """What a measure is in one run.
+
+    interval  over problems
+    shares_N  of each problem's right samples; None where they are not known
+    problems  digest of the set
+    """
+
+    value: float
+    interval: Callable[[], tuple[float, float]]
+    shares_N: list[float] | None
+    problems: str
 
 
 @dataclass(frozen=True)
 class Table:
     """
+    measure  "best", "last", "selection", "references", or the name of a transfer set
     planned  runs that the study asks for
     missing  of them, those without a result for this measure
     shared   problems of the report set that checkpoints were chosen by: the most of any run
@@ -76,48 +98,68 @@ class Table:
     missing: int
     shared: int
     size: tuple[int, int] | None
+    pass_at: int | None = None
 
     @property
     def title(self) -> str:
         place = ", ".join(filter(None, (self.task, self.setting)))
-        return f"{place}: {_MEASURES[self.measure]}" if place else _capital(_MEASURES[self.measure])
+        told = _MEASURES.get(self.measure, f"the last stage's best checkpoint, on {self.measure}")
+        return f"{place}: {told}" if place else _capital(told)
 
 
 def tables_of(results: Sequence[Result], study: Study) -> list[Table]:
-    """A table for every task, setting and measure, in the order of the study's file."""
-    return [
-        _table([r for r in results if (r.task, r.setting) == (task, setting)], study, task, setting, measure)
-        for task in study.tasks
-        for setting in study.settings
-        for measure in study.measures
-    ]
+    """The references of every task; then a table for every task, setting and measure, in the order of the file."""
+    tables = []
+    for task in study.tasks:
+        of_task = [r for r in results if r.task == task]
+        if study.references:
+            tables.append(_table(of_task, study, task, NAMELESS, "references"))
+        for setting in study.settings:
+            here = [r for r in of_task if r.setting == setting]
+            measures = [*study.measures, *study.transfer[task]]
+            tables += [_table(here, study, task, setting, measure) for measure in measures]
+    return tables
 
 
 def _table(results: Sequence[Result], study: Study, task: str, setting: str, measure: str) -> Table:
-    by_arm = {arm: _scores(results, study, arm, measure) for arm in study.arms}
-    base = by_arm.get(study.baseline) if study.baseline is not None else None
+    of_references = measure == "references"
+    arms = study.references if of_references else study.arms
+    baseline = None if of_references else study.baseline
+    by_arm = {arm: _by_seed(results, study, arm, measure) for arm in arms}
     rows = []
-    for arm, scores in by_arm.items():
-        difference = None if base is None or arm == study.baseline else _difference(scores, base)
-        rows.append(Row(arm, _mean([score for score, _ in scores.values()]), difference))
+    for arm, ones in by_arm.items():
+        is_held = baseline is not None and arm != baseline
+        difference = _difference(ones, by_arm[baseline]) if is_held and baseline is not None else None
+        scores = (
+            [] if study.pass_at is None else _by_seed(results, study, arm, measure, study.pass_at).values()
+        )
+        rows.append(Row(arm, _mean([*ones.values()]), difference, pass_at=_mean([*scores])))
     best = max((row for row in rows if row.accuracy), key=_accuracy, default=None)
     if best is not None and best.difference is not None and best.difference.excludes_zero:
-        rows[rows.index(best)] = Row(best.arm, best.accuracy, best.difference, is_best=True)
-    start = [r.base for r in results if r.arm == (study.baseline or next(iter(study.arms)))]
-    found = [score for scores in by_arm.values() for score, _ in scores.values()]
-    planned = len(study.arms) * len(study.seeds)
+        rows[rows.index(best)] = replace(best, is_best=True)
+    start = [r for r in results if r.arm == (baseline or next(iter(arms))) and r.seed in study.seeds]
+    if before := _mean([one for r in start if (one := _before(r, measure)) is not None]):
+        passes = [] if study.pass_at is None else [_before(r, measure, study.pass_at) for r in start]
+        rows.insert(0, Row(BEFORE, before, pass_at=_mean([one for one in passes if one is not None])))
+    found = [score for r in results if r.arm in arms and (score := r.score(_column(measure))) is not None]
+    planned = len(arms) * len(study.seeds)
     return Table(
         task=task,
         setting=setting,
         measure=measure,
-        baseline=study.baseline,
-        rows=(*([Row(BEFORE, _mean(start))] if start else []), *rows),
+        baseline=baseline,
+        rows=tuple(rows),
         num_seeds=len(study.seeds),
         planned=planned,
-        missing=planned - len(found),
-        shared=max((r.shared_problems for r in results), default=0),
+        missing=planned - sum(map(len, by_arm.values())),
+        shared=0 if measure in study.transfer[task] else max((r.shared_problems for r in results), default=0),
         size=(len(found[0].correct), found[0].samples) if found else None,
+        pass_at=None if measure == "selection" else study.pass_at,
     )
+
+
+def _column(measure: str) -> str:
+    return "best" if measure == "references" else measure
 
 
 def _accuracy(row: Row) -> float:
@@ -125,41 +167,82 @@ def _accuracy(row: Row) -> float:
     return row.accuracy.mean
 
 
-def _scores(results: Sequence[Result], study: Study, arm: str, measure: str) -> dict[int, tuple[Score, str]]:
-    """By seed: the arm's score, and which problems it is of."""
+def _by_seed(
+    results: Sequence[Result], study: Study, arm: str, measure: str, pass_at: int | None = None
+) -> dict[int, _One]:
+    """By seed, what the arm's run came to; with `pass_at`, its pass@j."""
     found = {}
     for result in results:
-        score = result.score(measure)
-        if result.arm == arm and result.seed in study.seeds and score is not None:
-            found[result.seed] = (score, result.problems)
+        if result.arm != arm or result.seed not in study.seeds:
+            continue
+        if measure == "selection":
+            value, low, high = result.selection
+            if pass_at is None:
+                found[result.seed] = _One(value, partial(_both, low, high), None, "")
+            continue
+        one = _one(result.score(_column(measure)), _problems(result, measure), pass_at)
+        if one is not None:
+            found[result.seed] = one
     return dict(sorted(found.items()))
 
 
-def _mean(scores: Sequence[Score]) -> Estimate | None:
-    """Over S seeds a t interval, `paired_difference` from nothing; with one seed that over its problems."""
-    if not scores:
+def _before(result: Result, measure: str, pass_at: int | None = None) -> _One | None:
+    """What the run started from, where it was measured."""
+    if measure == "selection":
         return None
-    if len(scores) == 1:
-        score = scores[0]
-        grid_NK = [[1.0] * count + [0.0] * (score.samples - count) for count in score.correct]
-        found = accuracy_interval(grid_NK)
-        return Estimate(found.mean, found.low, found.high, "problems", 1)
-    accuracy_S = [score.accuracy for score in scores]
-    mean, low, high = paired_difference(accuracy_S, [0.0] * len(accuracy_S))
-    return Estimate(mean, max(0.0, low), high, "seeds", len(scores))
+    transfer = result.transfer.get(measure)
+    return _one(result.base if transfer is None else transfer.base, _problems(result, measure), pass_at)
 
 
-def _difference(mine: dict[int, tuple[Score, str]], base: dict[int, tuple[Score, str]]) -> Estimate | None:
+def _problems(result: Result, measure: str) -> str:
+    return result.transfer[measure].problems if measure in result.transfer else result.problems
+
+
+def _both(low: float, high: float) -> tuple[float, float]:
+    return low, high
+
+
+def _one(score: Score | None, problems: str, pass_at: int | None) -> _One | None:
+    if score is None:
+        return None
+    if pass_at is not None:
+        shares_N = score.pass_at(pass_at)
+        return _One(statistics.fmean(shares_N), lambda: _over_problems(shares_N), shares_N, problems)
+    return _One(score.accuracy, lambda: _over_samples(score), score.shares, problems)
+
+
+def _over_samples(score: Score) -> tuple[float, float]:
+    found = accuracy_interval([[1.0] * count + [0.0] * (score.samples - count) for count in score.correct])
+    return found.low, found.high
+
+
+def _over_problems(shares_N: list[float]) -> tuple[float, float]:
+    found = accuracy_interval([[share] for share in shares_N])
+    return found.low, found.high
+
+
+def _mean(ones: Sequence[_One]) -> Estimate | None:
+    """Over S seeds a t interval, `paired_difference` from nothing; with one seed that over its problems."""
+    if not ones:
+        return None
+    if len(ones) == 1:
+        return Estimate(ones[0].value, *ones[0].interval(), "problems", 1)
+    value_S = [one.value for one in ones]
+    mean, low, high = paired_difference(value_S, [0.0] * len(value_S))
+    return Estimate(mean, max(0.0, low), high, "seeds", len(ones))
+
+
+def _difference(mine: dict[int, _One], base: dict[int, _One]) -> Estimate | None:
     """Paired over the seeds that both have; with one such seed over problems, where both answered the same ones."""
     shared = [seed for seed in mine if seed in base]
     if not shared:
         return None
     if len(shared) == 1:
-        (a, a_problems), (b, b_problems) = mine[shared[0]], base[shared[0]]
-        if a_problems != b_problems:
+        a, b = mine[shared[0]], base[shared[0]]
+        if a.shares_N is None or b.shares_N is None or a.problems != b.problems:
             return None
-        return Estimate(*paired_difference(a.shares, b.shares), "problems", 1)
-    a_S, b_S = ([side[seed][0].accuracy for seed in shared] for side in (mine, base))
+        return Estimate(*paired_difference(a.shares_N, b.shares_N), "problems", 1)
+    a_S, b_S = ([side[seed].value for seed in shared] for side in (mine, base))
     return Estimate(*paired_difference(a_S, b_S), "seeds", len(shared))
 
 
@@ -168,6 +251,8 @@ def markdown(table: Table) -> str:
     columns = ["arm", "right, %", "95% interval"]
     if table.baseline is not None:
         columns += [f"over {table.baseline}, points", "95% interval"]
+    if table.pass_at is not None:
+        columns += [f"pass@{table.pass_at}, %", "95% interval"]
     columns.append("seeds")
     lines = [f"**{table.title}**", "", _line(columns), _line(["---"] * len(columns))]
     lines += [_line(_cells(row, table)) for row in table.rows]
@@ -181,28 +266,28 @@ def _cells(row: Row, table: Table) -> list[str]:
     if accuracy is None:
         cells += ["", ""]
     else:
-        mark = "†" if accuracy.over == "problems" and table.num_seeds > 1 else ""
         right = f"{100 * accuracy.mean:.1f}"
-        cells += [
-            f"**{right}**" if row.is_best else right,
-            f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}{mark}",
-        ]
+        cells += [f"**{right}**" if row.is_best else right, _span(accuracy, table)]
     if table.baseline is not None:
         if difference is None:
             cells += ["", ""]
         else:
-            mark = "†" if difference.over == "problems" and table.num_seeds > 1 else ""
-            cells += [
-                f"{100 * difference.mean:+.1f}",
-                f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}{mark}",
-            ]
+            cells += [f"{100 * difference.mean:+.1f}", _span(difference, table, "+")]
+    if table.pass_at is not None:
+        reached = row.pass_at
+        cells += ["", ""] if reached is None else [f"{100 * reached.mean:.1f}", _span(reached, table)]
     return [*cells, str(accuracy.num if accuracy is not None else 0)]
+
+
+def _span(estimate: Estimate, table: Table, sign: str = "") -> str:
+    mark = "†" if estimate.over == "problems" and table.num_seeds > 1 else ""
+    return f"{100 * estimate.low:{sign}.1f} to {100 * estimate.high:{sign}.1f}{mark}"
 
 
 def _note(table: Table) -> str:
     told = []
     if table.size is not None:
-        told.append(f"Report set: {table.size[0]} problems, {table.size[1]} samples each.")
+        told.append(f"{_set_name(table)}: {table.size[0]} problems, {table.size[1]} samples each.")
     if table.num_seeds == 1:
         told.append("One seed: intervals are over problems, and say nothing of what another seed would give.")
     else:
@@ -222,6 +307,10 @@ def _note(table: Table) -> str:
     return " ".join(told)
 
 
+def _set_name(table: Table) -> str:
+    return "Report set" if table.measure in _MEASURES else _capital(table.measure)
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -233,6 +322,7 @@ def _capital(text: str) -> str:
 _COLUMNS = (
     "task", "setting", "measure", "arm", "seeds", "seeds_planned", "accuracy", "low", "high", "interval_over",
     "difference", "difference_low", "difference_high", "difference_seeds", "difference_interval_over",
+    "pass_at", "pass_at_low", "pass_at_high",
 )  # fmt: skip
 
 
@@ -256,6 +346,7 @@ def as_csv(tables: Sequence[Table]) -> str:
                     accuracy.over if accuracy is not None else "",
                     *_numbers(row.difference),
                     *((row.difference.num, row.difference.over) if row.difference is not None else ("", "")),
+                    *_numbers(row.pass_at),
                 ]
             )
     return stream.getvalue()

@@ -1,0 +1,42 @@
+"""What training did, beside what it came to: means of step metrics, and what a run took."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from owpo.report.series import over_seeds
+from owpo.study.file import Study
+from owpo.study.results import Result
+
+
+def metrics_markdown(results: Sequence[Result], study: Study, task: str, setting: str) -> str:
+    """An arm a row: each metric's mean over all steps, averaged over seeds, with the t interval's half width.
+
+    "" where the study keeps no metrics, or no run has one.
+    """
+    here = [r for r in results if (r.task, r.setting) == (task, setting)]
+    names = [name for name in study.metrics if any(name in r.metrics for r in here)]
+    if not names:
+        return ""
+    place = ", ".join(filter(None, (task, setting)))
+    title = f"{place}: while it was trained" if place else "While it was trained"
+    lines = [f"**{title}**", "", f"| arm | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for arm in study.arms:
+        mine = [r for r in here if r.arm == arm]
+        cells = [_cell([mean_of(r, name) for r in mine if name in r.metrics]) for name in names]
+        lines.append(f"| {arm or 'the recipe'} | {' | '.join(cells)} |")
+    note = "Means over the steps of a run, then over seeds, ± half a t interval. docs/run-folder.md says what each is."
+    return "\n".join([*lines, "", note, ""])
+
+
+def mean_of(result: Result, name: str) -> float:
+    """Over the run's evaluations, of the steps since the one before."""
+    return statistics.fmean(value for _, value in result.metrics[name])
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean, half = over_seeds(values)
+    return f"{mean:.3g}" if len(values) == 1 else f"{mean:.3g} ± {half:.2g}"
