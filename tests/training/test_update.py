@@ -217,7 +217,7 @@ def test_no_row_with_a_gradient_is_no_step(rows, fresh):
     assert torch.equal(weights_of(fresh), before)
 
 
-@pytest.mark.parametrize("name", ["owpo", "no_asym", "inverted", "shuffled"])
+@pytest.mark.parametrize("name", ["owpo", "no_asym", "inverted", "shuffled", "owpo_narrowed"])
 def test_an_inactive_sample_needs_no_reference(policies, rows, name):
     """NaN in its place changes neither loss nor gradient, and no statistic that has a meaning there."""
     learner, _, reference = policies

@@ -30,7 +30,7 @@ def lowest_weight(batch: TokenBatch, config: OWPOConfig, generator: torch.Genera
     assert batch.old_logp is not None
     assert batch.ref_logp is not None
     lead = (batch.advantage_BT * (batch.ref_logp - batch.old_logp)).sum()
-    return torch.where(lead > 0, config.w_low, 1.0).to(batch.logp.dtype).expand_as(batch.logp)
+    return torch.full_like(batch.logp, config.w_low if lead > 0 else 1.0)
 
 
 @register(
