@@ -24,6 +24,7 @@ VARIANTS = [(entry.name, {}) for entry in entries()] + [
     ("sym_dapo", {"kl_estimator": "k3+", "kl_beta": 0.5}),
     ("owpo", {"weight_policy": "old"}),
     ("opd", {"student_logp": "old"}),
+    ("owpo_narrowed", {"max_cancelled": 0.2}),
     ("fipo", {"high_only": False, "half_life": 2.0}),
 ]
 VARIANT_IDS = [f"{name}-{'-'.join(map(str, hp.values()))}".rstrip("-") for name, hp in VARIANTS]
@@ -48,12 +49,26 @@ def random_batch(dtype=torch.float64, seed=0):
         "sampler_logp": old_logp_BT + 0.01 * normal(ROWS, TOKENS),
         "advantage": advantage_B,
     }
+    active_B = torch.rand(ROWS, generator=generator) < 0.7
+    token_BT = torch.randint(2, (ROWS, TOKENS), generator=generator)
     return TokenBatch(
         **{name: value.to(dtype) for name, value in fields.items()},
         mask=torch.arange(TOKENS) < length_B.unsqueeze(1),
-        active=torch.rand(ROWS, generator=generator) < 0.7,
+        active=active_B,
+        context=contexts_of(token_BT),
         step=3,
     )
+
+
+def contexts_of(token_BT):
+    """The contexts of responses to PROMPTS prompts: the place of each beginning among all that there are."""
+    rows = token_BT.tolist()
+    beginnings = [
+        [(row * PROMPTS // len(rows), *tokens[: t + 1]) for t in range(len(tokens))]
+        for row, tokens in enumerate(rows)
+    ]
+    known = sorted({beginning for row in beginnings for beginning in row})
+    return torch.tensor([[known.index(beginning) for beginning in row] for row in beginnings])
 
 
 def prepared(name, hyper_parameters, batch):
@@ -64,7 +79,17 @@ def prepared(name, hyper_parameters, batch):
 
 def rows_of(batch, rows):
     """The micro-batch of these rows."""
-    names = ("logp", "old_logp", "ref_logp", "sampler_logp", "advantage", "mask", "active", "weight")
+    names = (
+        "logp",
+        "old_logp",
+        "ref_logp",
+        "sampler_logp",
+        "advantage",
+        "mask",
+        "active",
+        "weight",
+        "context",
+    )
     sliced = {name: value[rows] for name in names if (value := getattr(batch, name)) is not None}
     return replace(batch, **sliced)
 

@@ -46,6 +46,11 @@ def test_masks_are_bool(name):
     refused(f"{name} must be bool, got float32", **{name: value})
 
 
+def test_contexts_are_ids_of_tokens():
+    refused("context must be int64, got float32", context=torch.zeros(ROWS, TOKENS))
+    refused(r"context must be \[B, T\]", context=torch.zeros(ROWS, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("name", [*LOG_PROBS, "advantage"])
 def test_only_logp_carries_a_gradient(name):
     refused(rf"Pass {name}\.detach\(\)", **{name: torch.zeros(ROWS, TOKENS, requires_grad=True)})

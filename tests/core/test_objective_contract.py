@@ -69,7 +69,8 @@ def padded(batch, columns, garbage):
         if (value := getattr(batch, name)) is not None:
             tensors[name] = pad(value, garbage).masked_fill(~mask, garbage)
     advantage_BT = pad(batch.advantage_BT, garbage).masked_fill(~mask, garbage)
-    return replace(batch, advantage=advantage_BT, **tensors)
+    context = torch.nn.functional.pad(batch.context, (0, columns)).masked_fill(~mask, 0)
+    return replace(batch, advantage=advantage_BT, context=context, **tensors)
 
 
 @pytest.mark.parametrize("garbage", [123.0, float("nan"), float("inf"), float("-inf")])
@@ -85,6 +86,14 @@ def test_padding_is_never_read(name, hyper_parameters, garbage):
     for stat, value in result.stats.items():
         torch.testing.assert_close(padded_result.stats[stat][:, :TOKENS], value)
         assert not padded_result.stats[stat][:, TOKENS:].any(), f"{stat} is not zero at padding"
+
+
+@pytest.mark.parametrize("garbage", [123.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [entry.name for entry in entries() if objective(entry.name).needs.prepared])
+def test_padding_is_not_read_by_what_is_prepared(name, garbage):
+    _, batch = prepared(name, {}, random_batch())
+    _, padded_batch = prepared(name, {}, padded(random_batch(), 3, garbage))
+    torch.testing.assert_close(padded_batch.weight[:, :TOKENS][batch.mask], batch.weight[batch.mask])
 
 
 @every_variant
@@ -165,6 +174,25 @@ def test_what_is_not_declared_is_not_handed_over(name, hyper_parameters):
     )
     for need, field in FIELD_OF_NEED.items():
         assert (getattr(seen[0], field) is not None) is getattr(chosen.needs, need), field
+    assert seen[0].context is None, "it looks across the batch, which a micro-batch has not whole"
+
+
+@every_variant
+def test_contexts_are_handed_to_who_declares_them_before_the_split(name, hyper_parameters):
+    chosen, batch = objective(name, **hyper_parameters), random_batch()
+    seen = []
+
+    def spy(batch, config, generator):
+        seen.append(batch)
+        return torch.ones_like(batch.logp)
+
+    spied = replace(chosen, entry=replace(chosen.entry, prepare=spy))
+    spied.prepare(batch, torch.Generator())
+    assert (seen[0].context is not None) is chosen.needs.contexts
+    if chosen.needs.contexts:
+        assert chosen.needs.prepared
+        with pytest.raises(ValueError, match=f"{name!r} reads context"):
+            chosen.prepare(replace(batch, context=None), torch.Generator())
 
 
 def test_opd_does_not_read_the_verifier():
@@ -197,6 +225,9 @@ OTHER_VALUE = {
     "f_clip": 0.05,
     "high_only": False,
     "safety_ratio": 1.2,
+    "max_cancelled": 0.1,
+    "distill_weight": 0.5,
+    "distill_bound": 0.05,
 }
 HYPER_PARAMETERS = [(entry.name, f.name) for entry in entries() for f in fields(entry.config_class)]
 

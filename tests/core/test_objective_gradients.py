@@ -103,6 +103,34 @@ def one_way(low=0.8, high=1.2, exponent=lambda delta: -delta, policy=lambda at: 
     return weighted(weight)
 
 
+def narrowed(cancelled=1.0):
+    """at.weight: the measured signal, whose own oracle is in test_owpo_variants.py."""
+
+    def weight(at):
+        share = min(1.0, 2 * cancelled * at.weight / (0.2 * (1 + at.weight) + 0.2 * (1 - at.weight)))
+        delta = sign(at.adv) * at.x
+        return clip(exp(-delta), 1 - 0.2 * share, 1 + 0.2 * share) if at.active else 1.0
+
+    return weighted(weight)
+
+
+def while_ahead():
+    """at.weight: the lower bound of the step."""
+    return weighted(lambda at: clip(exp(-sign(at.adv) * at.x), at.weight, 1.2) if at.active else 1.0)
+
+
+def bounded():
+    value, coefficient = one_way(exponent=lambda delta: -abs(delta))
+
+    def pull(at):
+        return 0.2 * clip(-at.x, -1, 1)
+
+    return (
+        lambda lp, at: value(lp, at) - exp(lp - at.old) * pull(at),
+        lambda at: coefficient(at) + at.ratio * pull(at),
+    )
+
+
 def gspo():
     def ratio(at):
         return exp(sum(a - b for a, b in zip(at.lps, at.olds, strict=True)) / len(at.lps))
@@ -181,6 +209,10 @@ ORACLES = {
     "no_accel": one_way(exponent=lambda delta: min(-delta, 0)),
     "inverted": one_way(exponent=lambda delta: delta),
     "shuffled": weighted(lambda at: at.weight),
+    "owpo_narrowed": narrowed(),
+    "owpo_narrowed-0.2": narrowed(0.2),
+    "owpo_while_ahead": while_ahead(),
+    "owpo_bounded": bounded(),
 }
 # k1+ and k3+ have a gradient that is not their value's, so no finite difference; they are in test_kl.py.
 STRAIGHT_THROUGH = {"sym_dapo-k1+-0.5", "sym_dapo-k3+-0.5"}

@@ -51,6 +51,7 @@ def test_an_objectives_section(name):
         "`old_logp`": chosen.needs.old_logp,
         "`ref_logp`": chosen.needs.reference,
         "`weight`": chosen.needs.prepared,
+        "`context`": chosen.needs.contexts,
         "zero advantage counts": chosen.needs.zero_advantage,
     }.items():
         assert (field in needs) is is_needed, field

@@ -46,3 +46,30 @@ def test_a_mask_with_a_hole_is_refused() -> None:
         replace(responses, sampler_logp=torch.zeros(1, 2))
     with pytest.raises(ValueError, match="empty list"):
         Responses.concatenate([], pad_id=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_contexts_are_equal_exactly_where_prompt_and_beginning_are(seed: int) -> None:
+    """Over all pairs of tokens; two of the prompts are equal without being one object, and padding is a token too."""
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [[1, 2], [1], [1, 2], [1, 2, 0]]
+    tokens = torch.randint(2, (24, 5), generator=generator)
+    lengths = torch.randint(1, 6, (24, 1), generator=generator)
+    mask = torch.arange(5) < lengths
+    responses = Responses(
+        prompts=[prompts[row % 4] for row in range(24)],
+        tokens=tokens * mask,
+        mask=mask,
+        sampler_logp=torch.zeros(24, 5),
+        truncated=torch.zeros(24, dtype=torch.bool),
+    )
+    beginning = {
+        (row, t): (tuple(prompts[row % 4]), tuple(tokens[row, : t + 1].tolist()))
+        for row, t in mask.nonzero().tolist()
+    }
+    context = responses.contexts
+    assert context.shape == tokens.shape
+    for one, of_one in beginning.items():
+        for other, of_other in beginning.items():
+            assert (context[one] == context[other]).item() is (of_one == of_other)
+    assert len(set(beginning.values())) < len(beginning)

@@ -135,7 +135,9 @@ def test_recording_changes_nothing_else(recipe_data):
     assert on.result()["rows"] == off.result()["rows"]
 
 
-@pytest.mark.parametrize("name", ["mopd", "grpo", "shuffled", "opd"])
+@pytest.mark.parametrize(
+    "name", ["mopd", "grpo", "shuffled", "opd", "owpo_narrowed", "owpo_while_ahead", "owpo_bounded"]
+)
 def test_every_kind_of_objective_is_recorded(recipe_data, name):
     folder = run(recipe_data, name, objective={"name": name})
     for record in [*tokens(folder, "training"), *tokens(folder, "watched")]:

@@ -217,7 +217,7 @@ def test_no_row_with_a_gradient_is_no_step(rows, fresh):
     assert torch.equal(weights_of(fresh), before)
 
 
-@pytest.mark.parametrize("name", ["owpo", "no_asym", "inverted", "shuffled"])
+@pytest.mark.parametrize("name", ["owpo", "no_asym", "inverted", "shuffled", "owpo_narrowed"])
 def test_an_inactive_sample_needs_no_reference(policies, rows, name):
     """NaN in its place changes neither loss nor gradient, and no statistic that has a meaning there."""
     learner, _, reference = policies
@@ -241,6 +241,28 @@ def test_an_inactive_sample_needs_no_reference(policies, rows, name):
     delta = torch.sign(rows.advantage)[:, None] * (logp.detach() - part.ref_logp)
     if not chosen.needs.prepared:
         assert partly_stats["delta"] == pytest.approx(delta[known].double().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["owpo_narrowed", "owpo_while_ahead"])
+def test_what_is_prepared_is_of_the_whole_update(rows, tiny_model, name):
+    """Responses that share a context may stand in different micro-batches."""
+    context = rows.responses.contexts[rows.responses.mask]
+    assert len(context.unique()) < len(context)
+    stepped, stats = [], []
+    for budget in (8, 1000):
+        policy = load_policy(str(tiny_model), dtype="float64")
+        optimizer = torch.optim.SGD(policy.model.parameters(), lr=1.0)
+        result = optimiser_update(
+            policy, optimizer, objective(name), rows, reduction="token-mean", max_tokens=7, temperature=TEMPERATURE,
+            micro_batch_tokens=budget, grad_clip=1e9, seed=0,
+        )  # fmt: skip
+        assert result.bad is None
+        stepped.append(weights_of(policy))
+        stats.append({name: total.sum / total.count for name, total in result.stats.items()})
+    torch.testing.assert_close(stepped[0], stepped[1], rtol=1e-9, atol=1e-9)
+    assert stats[0] == pytest.approx(stats[1], rel=1e-6, abs=1e-9)
+    if name == "owpo_narrowed":
+        assert 0.5 < stats[0]["signal"] < 1
 
 
 def test_an_active_sample_without_its_reference_is_an_error(policies, rows, fresh):

@@ -28,8 +28,11 @@ class TokenBatch:
         advantage     [B] or [B, T]  from the verifier; its sign is the direction of every update
         mask          [B, T] bool    True on response tokens; what stands elsewhere is never read
         active        [B] bool       samples whose tokens get the one-way weight; None means all
-        weight        [B, T] float   weights decided before the split (read by objectives with
-                                     `needs.prepared`)
+        weight        [B, T] float   what `Objective.prepare` decided before the split: a weight, or what one
+                                     is made of (read by objectives with `needs.prepared`)
+        context       [B, T] int64   equal exactly where the prompt and the response's tokens up to and
+                                     including this one are (read by the `prepare` of objectives with
+                                     `needs.contexts`)
         step          int            rollout steps done in this stage; read by schedules
 
     "float" is float32 or float64. Deviations are differences of log-probs and are read at a scale of 0.01
@@ -49,6 +52,7 @@ class TokenBatch:
     sampler_logp: Tensor | None = None
     active: Tensor | None = None
     weight: Tensor | None = None
+    context: Tensor | None = None
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +66,7 @@ class TokenBatch:
         self._check("advantage", _FLOATS, per_row, per_token)
         self._check("mask", (torch.bool,), per_token)
         self._check("active", (torch.bool,), per_row)
+        self._check("context", (torch.int64,), per_token)
 
     def _check(
         self, name: str, dtypes: tuple[torch.dtype, ...], *shapes: tuple[tuple[int, ...], str]
@@ -100,7 +105,7 @@ class TokenBatch:
 
         optional: dict[str, Any] = {
             name: clean(value)
-            for name in ("old_logp", "ref_logp", "sampler_logp", "weight")
+            for name in ("old_logp", "ref_logp", "sampler_logp", "weight", "context")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, logp=clean(self.logp), advantage=clean(self.advantage_BT), **optional)

@@ -27,6 +27,7 @@ class Needs:
     active_only     ... of active samples alone: an engine may leave NaN in the others
     old_logp        `old_logp` is read
     prepared        `weight` is read: `Objective.prepare` must see the whole optimiser step before it is split
+    contexts        ... with `context`: which of its tokens follow the same prompt and the same tokens
     zero_advantage  a sample with advantage 0 still has a gradient, so it may not be skipped
     """
 
@@ -34,6 +35,7 @@ class Needs:
     active_only: bool = False
     old_logp: bool = False
     prepared: bool = False
+    contexts: bool = False
     zero_advantage: bool = False
 
 
@@ -86,7 +88,8 @@ def register(
         config: a frozen keyword-only dataclass; its defaults are the paper's.
         source: the paper, with equation.
         needs: fixed, or a function of the config (a KL of weight 0 needs no reference).
-        prepare: `(batch of the whole optimiser step with logp = old_logp, config, generator) -> weight_BT`.
+        prepare: `(batch of the whole optimiser step with logp = old_logp, config, generator) -> weight_BT`, the
+            weights or what the function makes them of.
 
     Raises:
         ValueError: the name is taken, or the config is not such a dataclass.
@@ -157,7 +160,7 @@ class Objective:
             ValueError: a log-prob (or a prepared weight) that the objective reads is missing.
         """
         needs = self.needs
-        self._check_present(batch, needs, weight=needs.prepared)
+        self._check_present(batch, needs)
         result = self.entry.function(_only_needed(batch, needs), self.config)
         assert result.loss.shape == batch.logp.shape, (
             f"{self.name} returned a loss of shape {result.loss.shape}"
@@ -170,8 +173,13 @@ class Objective:
             clean(result.loss), {name: clean(value.detach()) for name, value in result.stats.items()}
         )
 
-    def _check_present(self, batch: TokenBatch, needs: Needs, weight: bool) -> None:
-        needed = {"old_logp": needs.old_logp, "ref_logp": needs.reference, "weight": weight}
+    def _check_present(self, batch: TokenBatch, needs: Needs, *, is_split: bool = True) -> None:
+        needed = {
+            "old_logp": needs.old_logp,
+            "ref_logp": needs.reference,
+            "weight": needs.prepared and is_split,
+            "context": needs.contexts and not is_split,
+        }
         for name, is_needed in needed.items():
             if is_needed and getattr(batch, name) is None:
                 hint = "; call Objective.prepare on the whole step first" if name == "weight" else ""
@@ -183,16 +191,16 @@ class Objective:
         `batch.logp` is `old_logp` here: no current policy exists before the first forward pass.
 
         Raises:
-            ValueError: a log-prob that the objective reads is missing.
+            ValueError: a log-prob (or `context`) that the objective reads is missing.
         """
         if self.entry.prepare is None:
             return batch
-        self._check_present(batch, self.needs, weight=False)
-        weight = self.entry.prepare(_only_needed(batch, self.needs), self.config, generator)
+        self._check_present(batch, self.needs, is_split=False)
+        weight = self.entry.prepare(_only_needed(batch, self.needs, is_split=False), self.config, generator)
         return replace(batch, weight=weight)
 
 
-def _only_needed(batch: TokenBatch, needs: Needs) -> TokenBatch:
+def _only_needed(batch: TokenBatch, needs: Needs, *, is_split: bool = True) -> TokenBatch:
     """The batch as an objective sees it: what it declared, with zeros at padding."""
     declared = replace(
         batch,
@@ -200,6 +208,7 @@ def _only_needed(batch: TokenBatch, needs: Needs) -> TokenBatch:
         ref_logp=batch.ref_logp if needs.reference else None,
         sampler_logp=None,
         weight=batch.weight if needs.prepared else None,
+        context=batch.context if needs.contexts and not is_split else None,
     )
     return declared.without_padding_values()
 

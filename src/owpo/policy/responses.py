@@ -69,6 +69,23 @@ class Responses:
         prompt_length_B = torch.tensor([len(prompt) for prompt in self.prompts], device=self.mask.device)
         return prompt_length_B + self.lengths
 
+    @property
+    def contexts(self) -> Tensor:
+        """[B, T] int64: equal exactly where prompt and response tokens up to and including this one are.
+
+        What stands at padding has no meaning.
+        """
+        numbers: dict[tuple[int, ...], int] = {}
+        prompt_B = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in self.prompts]
+        path = torch.cat([self.tokens.new_tensor(prompt_B).unsqueeze(1), self.tokens], dim=1)
+        # In lexicographic order the rows that share a beginning are neighbours.
+        ordered, place_B = path.unique(dim=0, return_inverse=True)
+        parted = (ordered.diff(dim=0) != 0).cumsum(dim=1) > 0
+        first = torch.cat([torch.zeros_like(parted[:1]), parted])
+        length = ordered.shape[1]
+        context = first.cumsum(dim=0) * length + torch.arange(length, device=self.tokens.device)
+        return context[place_B, 1:]
+
     def rows(self, index: Tensor) -> Responses:
         """The rows `index` ([N] int64), in that order, T trimmed to the longest of them."""
         mask = self.mask[index]

@@ -12,12 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from owpo.core.batch import TokenBatch
 from owpo.core.deviation import deviation
 from owpo.core.registry import Objective
 from owpo.policy.model import Policy
 from owpo.runs.versions import Version
-from owpo.training.update import TrainingRows, add_old_logp, add_ref_logp, token_divergence
+from owpo.training.update import (
+    TrainingRows,
+    add_old_logp,
+    add_ref_logp,
+    batch_before_update,
+    token_divergence,
+)
 
 _SHARES = ("neutral", "accelerated", "locked", "saturated")
 
@@ -88,15 +93,4 @@ def weight_stats(rows: TrainingRows, objective: Objective, seed: int) -> Mapping
     Args:
         seed: of weights that the objective prepares at random.
     """
-    assert rows.old_logp is not None
-    batch = TokenBatch(
-        logp=rows.old_logp,
-        old_logp=rows.old_logp,
-        ref_logp=rows.ref_logp,
-        sampler_logp=rows.responses.sampler_logp,
-        advantage=rows.advantage.to(rows.old_logp.dtype),
-        mask=rows.responses.mask,
-        active=rows.active,
-        step=rows.step,
-    )
-    return objective(objective.prepare(batch, torch.Generator().manual_seed(seed))).stats
+    return objective(batch_before_update(rows, objective, seed)).stats

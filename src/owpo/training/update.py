@@ -29,7 +29,7 @@ class TrainingRows:
     advantage  [B]         active [B] bool
     old_logp   [B, T]      None where the only update of the batch defines it
     ref_logp   [B, T]      None where the objective reads none; NaN in rows of which it reads none
-    weight     [B, T]      prepared weights, see `Objective.prepare`
+    weight     [B, T]      what `Objective.prepare` decided
     recorded   [B] int64   by which number an update gives back a row's tokens, -1: not at all; None: no row's
     step       int         rollout steps done in the stage
     """
@@ -304,18 +304,28 @@ def _counts(rows: TrainingRows, max_tokens: int) -> tuple[StepCounts, Tensor]:
     return counts, group_tokens[rows.group]
 
 
-def _prepare(objective: Objective, rows: TrainingRows, seed: int) -> TrainingRows:
-    """Weights that must see the whole step before it is split, where the objective has such."""
-    if not objective.needs.prepared:
-        return rows
+def batch_before_update(rows: TrainingRows, objective: Objective, seed: int) -> TokenBatch:
+    """The rows with the policy at `old_logp`, and with what the objective prepares before they are split.
+
+    Args:
+        seed: of what is prepared at random.
+    """
     assert rows.old_logp is not None
     batch = TokenBatch(
         logp=rows.old_logp,
         old_logp=rows.old_logp,
         ref_logp=rows.ref_logp,
-        advantage=rows.advantage,
+        advantage=rows.advantage.to(rows.old_logp.dtype),
         mask=rows.responses.mask,
         active=rows.active,
+        context=rows.responses.contexts if objective.needs.contexts else None,
         step=rows.step,
     )
-    return replace(rows, weight=objective.prepare(batch, torch.Generator().manual_seed(seed)).weight)
+    return objective.prepare(batch, torch.Generator().manual_seed(seed))
+
+
+def _prepare(objective: Objective, rows: TrainingRows, seed: int) -> TrainingRows:
+    """What must see the whole step before it is split, where the objective has such."""
+    if not objective.needs.prepared:
+        return rows
+    return replace(rows, weight=batch_before_update(rows, objective, seed).weight)
