@@ -62,20 +62,23 @@ def add_commands(commands: Commands) -> None:
 
 
 def _expectation(arguments: argparse.Namespace, _rest: list[str]) -> None:
-    from owpo.expectation.measure import measure_expectation
+    from owpo.expectation.measure import Design, measure_expectation
     from owpo.expectation.tables import tables_of
 
+    design = Design(
+        prompts=arguments.prompts,
+        samples=arguments.samples,
+        flips=tuple(arguments.flip),
+        min_visits=arguments.min_visits,
+        batches=arguments.batches,
+        batch=None if arguments.batch is None else (arguments.batch[0], arguments.batch[1]),
+    )
     measured = measure_expectation(
         arguments.model,
         arguments.reference,
         arguments.like,
+        design,
         data=arguments.data,
-        prompts=arguments.prompts,
-        samples=arguments.samples,
-        flips=arguments.flip,
-        min_visits=arguments.min_visits,
-        batches=arguments.batches,
-        batch=None if arguments.batch is None else (arguments.batch[0], arguments.batch[1]),
         seed=arguments.seed,
         out=arguments.out,
         device=arguments.device,

@@ -1,1 +1,1 @@
-"""What a rule's update is on average over what the verifier says, where OWPO promises its direction for every sample."""
+"""What a rule's update is on average over the verifier's verdicts, where OWPO keeps its direction for every sample."""

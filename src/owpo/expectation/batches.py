@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from owpo.core.advantage import estimate_advantage
 from owpo.evaluation.score_intervals import t_quantile
-from owpo.expectation.gradients import cosine, products, weighted_gradients
+from owpo.expectation.gradients import cosine, products
 from owpo.expectation.rules import known_parts
 from owpo.expectation.sample import CLEAN, RULES, Basis, Sample
 from owpo.policy.model import Policy
@@ -33,8 +33,6 @@ def batch_cosines(
     num_batches: int,
     prompts: int,
     group_size: int,
-    temperature: float,
-    micro_batch_tokens: int,
     seed: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
@@ -60,9 +58,7 @@ def batch_cosines(
         for flip in basis.flips:
             told_PG = correct_PG ^ (uniform_PG < flip)
             parts.append(known_parts(estimate_advantage(told_PG.double(), "group_std").flatten()))
-        responses, log_ratio_BT = sample.rows(index)
-        coefficient_KBT = basis.coefficients(log_ratio_BT, parts)
-        gradient_KD = weighted_gradients(policy, responses, coefficient_KBT, temperature, micro_batch_tokens)
+        gradient_KD = sample.gradients(policy, index, basis.coefficients(sample.log_ratio_BT[index], parts))
         target_1D = halves[1 - half][clean : clean + 1]
         vectors = torch.cat([gradient_KD, target_1D])
         product = products(vectors, vectors)

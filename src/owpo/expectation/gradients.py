@@ -26,7 +26,8 @@ def weighted_gradients(
 ) -> Tensor:
     """sum_bt c_kbt grad log pi_bt over the trained parameters, [K, D]; what stands at padding is not read."""
     parameters = policy.trained_parameters()
-    gradient_KD = torch.zeros(len(coefficient_KBT), sum(p.numel() for p in parameters), device=policy.device)
+    size = sum(parameter.numel() for parameter in parameters)
+    gradient_KD = parameters[0].new_zeros(len(coefficient_KBT), size, requires_grad=False)
     for index in micro_batches(responses, micro_batch_tokens, shares_prompts=policy.takes_layouts):
         index = index.to(policy.device)
         part = responses.rows(index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,69 @@ from owpo.training.display import Display
 from owpo.training.rollout import ProblemOrder
 
 
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """
+    prompts     problems that are asked, the first that a run with this seed would take
+    samples     responses to each
+    flips       chances, below 0.5, that the verifier tells the opposite; 0 is always among them
+    min_visits  of a token in its context, for the context to count
+    batches     small batches to draw of the sample
+    batch       their prompts and responses per prompt; None: those of a step of the recipe, as far as the sample allows
+
+    Raises:
+        InputError: one of them cannot be.
+    """
+
+    prompts: int = 32
+    samples: int = 256
+    flips: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
+    min_visits: int = 16
+    batches: int = 32
+    batch: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.samples < 4:
+            raise InputError(
+                f"{self.prompts} prompts with {self.samples} samples are no sample of the policy; take at least 1 with "
+                "4"
+            )
+        for flip in self.flips:
+            if not 0 <= flip < 0.5:
+                raise InputError(
+                    f"flip {flip} is not in [0, 0.5): from 0.5 on the verifier tells nothing, or the opposite; leave "
+                    "it out"
+                )
+        if not 1 <= self.min_visits <= self.samples:
+            raise InputError(
+                f"min_visits = {self.min_visits} must be in 1 ... {self.samples}, the samples of a prompt; sample "
+                "more, or lower it"
+            )
+        if self.batches < 2:
+            raise InputError(f"{self.batches} batches give no interval; take at least 2")
+        most = self._most
+        if self.batch and not (1 <= self.batch[0] <= most[0] and 2 <= self.batch[1] <= most[1]):
+            raise InputError(
+                f"a batch of {self.batch[0]} prompts x {self.batch[1]} responses cannot be drawn from half a sample of "
+                f"{self.prompts} x {self.samples}; take 1 ... {most[0]} prompts and 2 ... {most[1]} responses, or a "
+                "larger sample"
+            )
+
+    @property
+    def _most(self) -> tuple[int, int]:
+        """Prompts and responses of the largest batch that half a sample has room for."""
+        return self.prompts, self.samples // 2
+
+    @property
+    def levels(self) -> list[float]:
+        """All flips, the verifier without errors first."""
+        return sorted({CLEAN, *self.flips})
+
+    def batch_like(self, step: tuple[int, int]) -> tuple[int, int]:
+        """Prompts of a batch and responses to each, where a step of the recipe has `step`."""
+        return self.batch or (min(step[0], self._most[0]), min(step[1], self._most[1]))
+
+
 @dataclass(frozen=True)
 class Expectation:
     """`found` as docs/expectation.md describes it; `folder` holds it, where one was asked for."""
@@ -53,14 +115,9 @@ def measure_expectation(
     model: str | Path,
     reference: str | Path,
     like: str | Path,
+    design: Design = Design(),
     *,
     data: str = "train",
-    prompts: int = 32,
-    samples: int = 256,
-    flips: Sequence[float] = (0.0, 0.1, 0.2, 0.3),
-    min_visits: int = 16,
-    batches: int = 32,
-    batch: tuple[int, int] | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
     device: str | None = None,
@@ -68,22 +125,15 @@ def measure_expectation(
     trust_remote_code: bool = False,
     display: Display | None = None,
 ) -> Expectation:
-    """Where and how far OWPO's mean update leaves that of the verifier, for a policy ahead of or behind its reference.
+    """Where and how far OWPO's mean update leaves the verifier's, for a policy and its reference.
 
     Args:
         model, reference: Hugging Face folders or hub ids.
         like: a run folder or a recipe: problems, template, verifier, sampling of rollouts, bounds of the weight. Flips
             in its verifier are left out.
         data: a problem set, as for `owpo.evaluate`.
-        prompts: how many of its problems, the first that a run with this seed would take.
-        samples: responses to each.
-        flips: chances, below 0.5, that the verifier tells the opposite; 0 is always among them.
-        min_visits: of a token in its context, for the context to count.
-        batches: small batches to draw of the sample.
-        batch: their prompts and responses per prompt; None: those of a step of `like`, as far as the sample allows.
-        seed: None: that of `like`.
+        seed, device, dtype: None: those of `like`.
         out: a folder for expectation.json and expectation.md.
-        device, dtype: None: those of `like`.
 
     Raises:
         InputError: something is wrong with what was given, before anything is sampled.
@@ -93,8 +143,6 @@ def measure_expectation(
     recipe = _read_recipe(like)
     torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
     seed = recipe.seed if seed is None else seed
-    levels = _checked_flips(flips)
-    batch = _checked_sizes(recipe, prompts, samples, min_visits, batches, batch)
     with Verifiers() as verifiers:
         (chosen,) = choose_sets([data], recipe, verifiers, template=None, verifier=None)
         policy, other = (
@@ -103,22 +151,10 @@ def measure_expectation(
         )
         with input_errors("reference"):
             check_same_vocabulary(policy, other)
-        problems = _problems(chosen, recipe, policy, prompts, seed, display)
-        groups = _answer(policy, problems, chosen, recipe, samples, verifiers, seed, display)
+        problems = _problems(chosen, recipe, policy, design.prompts, seed, display)
+        groups = _answer(policy, problems, chosen, recipe, design.samples, verifiers, seed, display)
     sample = _scored(groups, policy, other, recipe)
     bounds = _bounds(recipe)
-    found = _measure(
-        policy,
-        sample,
-        recipe,
-        bounds,
-        levels,
-        min_visits,
-        batches,
-        batch,
-        derive_seed(seed, "batches"),
-        display,
-    )
     settings = {
         "model": str(model),
         "model_hash": policy_hash(policy),
@@ -127,11 +163,13 @@ def measure_expectation(
         "like": str(like),
         "data": data,
         "prompts": len(problems),
-        "samples": samples,
-        "temperature": recipe.rollout.temperature,
+        "samples": design.samples,
+        "temperature": sample.temperature,
         "seed": seed,
         **bounds,
     }
+    batch = design.batch_like((recipe.rollout.prompts, recipe.rollout.group_size))
+    found = _measure(policy, sample, design, bounds, batch, derive_seed(seed, "batches"), display)
     result = Expectation({"settings": settings, **found}, None if out is None else Path(out))
     if result.folder is not None:
         result.folder.mkdir(parents=True, exist_ok=True)
@@ -142,45 +180,6 @@ def measure_expectation(
 
 def _read_recipe(path: str | Path) -> RunConfig:
     return RunFolder.read_config(Path(path)) if Path(path).is_dir() else load_recipe(path)
-
-
-def _checked_flips(flips: Sequence[float]) -> list[float]:
-    for flip in flips:
-        if not 0 <= flip < 0.5:
-            raise InputError(
-                f"flip {flip} is not in [0, 0.5): from 0.5 on the verifier tells nothing, or the opposite; leave it out"
-            )
-    return sorted({CLEAN, *flips})
-
-
-def _checked_sizes(
-    recipe: RunConfig,
-    prompts: int,
-    samples: int,
-    min_visits: int,
-    batches: int,
-    batch: tuple[int, int] | None,
-) -> tuple[int, int]:
-    """Prompts of a batch, and responses to each."""
-    if prompts < 1 or samples < 4:
-        raise InputError(
-            f"{prompts} prompts with {samples} samples are no sample of the policy; take at least 1 with 4"
-        )
-    if not 1 <= min_visits <= samples:
-        raise InputError(
-            f"min_visits = {min_visits} must be in 1 ... {samples}, the samples of a prompt; sample more, or lower it"
-        )
-    if batches < 2:
-        raise InputError(f"{batches} batches give no interval; take at least 2")
-    most = (prompts, samples // 2)
-    if batch is None:
-        batch = min(recipe.rollout.prompts, most[0]), min(recipe.rollout.group_size, most[1])
-    if not (1 <= batch[0] <= most[0] and 2 <= batch[1] <= most[1]):
-        raise InputError(
-            f"a batch of {batch[0]} prompts x {batch[1]} responses cannot be drawn from half a sample of {prompts} x "
-            f"{samples}; take 1 ... {most[0]} prompts and 2 ... {most[1]} responses, or a larger sample"
-        )
-    return batch
 
 
 def _load(
@@ -261,13 +260,12 @@ def _answer(
 
 
 def _scored(groups: Groups, policy: Policy, reference: Policy, recipe: RunConfig) -> Sample:
+    temperature, tokens = recipe.rollout.temperature, recipe.training.micro_batch_tokens
     logp, ref_logp = (
-        reference_logprobs(
-            scorer, groups.responses, recipe.rollout.temperature, recipe.training.micro_batch_tokens
-        )
-        for scorer in (policy, reference)
+        reference_logprobs(scorer, groups.responses, temperature, tokens) for scorer in (policy, reference)
     )
-    return Sample(groups.responses, groups.correct_PG.to(policy.device), (logp - ref_logp).double())
+    correct = groups.correct_PG.to(policy.device)
+    return Sample(groups.responses, correct, (logp - ref_logp).double(), temperature, tokens)
 
 
 def _bounds(recipe: RunConfig) -> dict[str, float]:
@@ -283,11 +281,8 @@ def _bounds(recipe: RunConfig) -> dict[str, float]:
 def _measure(
     policy: Policy,
     sample: Sample,
-    recipe: RunConfig,
+    design: Design,
     bounds: dict[str, float],
-    flips: list[float],
-    min_visits: int,
-    batches: int,
     batch: tuple[int, int],
     seed: int,
     display: Display,
@@ -303,21 +298,17 @@ def _measure(
     responses, correct_B = sample.responses, sample.correct_PG.flatten()
     contexts = contexts_of(sample.prompt_B, responses.tokens, responses.mask, correct_B, sample.log_ratio_BT)
     past = max(math.log(w_high), -math.log(w_low))
-    basis = Basis(rules["owpo"], alpha, flips)
-    cost = {
-        "temperature": recipe.rollout.temperature,
-        "micro_batch_tokens": recipe.training.micro_batch_tokens,
-    }
+    basis = Basis(rules["owpo"], alpha, design.levels)
     with display.phase("expected gradients", None):
-        halves = half_gradients(policy, sample, basis, **cost)
-    with display.phase("gradients of batches", batches) as advance:
+        halves = half_gradients(policy, sample, basis)
+    with display.phase("gradients of batches", design.batches) as advance:
         cosines = batch_cosines(
-            policy, sample, basis, halves, num_batches=batches, prompts=batch[0], group_size=batch[1],
-            seed=seed, on_batch=advance, **cost,
+            policy, sample, basis, halves, num_batches=design.batches, prompts=batch[0], group_size=batch[1],
+            seed=seed, on_batch=advance,
         )  # fmt: skip
     return {
         "accuracy": correct_B.double().mean().item(),
-        "contexts": measure_contexts(contexts, rules, flips, min_visits=min_visits, past=past),
+        "contexts": measure_contexts(contexts, rules, design.levels, min_visits=design.min_visits, past=past),
         "updates": expected_cosines(halves, basis),
         "batches": cosines,
     }

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from owpo.expectation.gradients import weighted_gradients
 from owpo.expectation.rules import Rule, dapo, expected_parts, opd, told_correct
+from owpo.policy.model import Policy
 from owpo.policy.responses import Responses
 
 RULES = ("dapo", "owpo", "mopd", "opd")
@@ -24,21 +26,26 @@ class Sample:
     responses     B rows, prompt-major
     correct_PG    [P, G] bool, what a verifier without errors says
     log_ratio_BT  [B, T] float64, log pi - log ref, 0 at padding
+    temperature   of the sampling, and of every log-prob
+    micro_batch_tokens  of one forward-backward pass
     """
 
     responses: Responses
     correct_PG: Tensor
     log_ratio_BT: Tensor
+    temperature: float
+    micro_batch_tokens: int
 
     @property
     def prompt_B(self) -> Tensor:
         num_prompts, size = self.correct_PG.shape
         return torch.arange(num_prompts, device=self.correct_PG.device).repeat_interleave(size)
 
-    def rows(self, index: Tensor) -> tuple[Responses, Tensor]:
-        """Some responses and their log ratios."""
-        responses = self.responses.rows(index)
-        return responses, self.log_ratio_BT[index, : responses.tokens.shape[1]]
+    def gradients(self, policy: Policy, index: Tensor, coefficient_KBT: Tensor) -> Tensor:
+        """sum_bt c_kbt grad log pi_bt over the rows `index`, whose coefficients are given, [K, D]."""
+        return weighted_gradients(
+            policy, self.responses.rows(index), coefficient_KBT, self.temperature, self.micro_batch_tokens
+        )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def _contexts(found: dict[str, Any]) -> Table:
     return Table(
         "Tokens whose mean update runs against the verifier's mean direction",
         *_grid(found["reversals"], _reversed_cell),
-        f"Estimate (surely - possibly, by 95% intervals). Of {found['tokens']} tokens {_percent(found['covered'])} "
+        f"Estimate (what is sure by 95% intervals). Of {found['tokens']} tokens {_percent(found['covered'])} "
         f"stand in the {found['contexts']} contexts with {found['min_visits']} visits or more. Of these the policy is "
         f"ahead of its reference by more than {past} at {_percent(found['ahead'])} and behind at "
         f"{_percent(found['behind'])}; {_percent(found['directed'])} have a mean direction, and are what is counted.",
@@ -56,7 +56,7 @@ def _updates(found: dict[str, Any]) -> Table:
     own = [row for row in found["rules"] if row["rule"] == "owpo"]
     rows.append(
         [
-            "owpo to dapo at the same flip",
+            "owpo to dapo",
             *[f"{_number(row['to_dapo'])} ({_number(row['to_dapo_corrected'])})" for row in own],
         ]
     )
@@ -64,8 +64,8 @@ def _updates(found: dict[str, Any]) -> Table:
         "Expected update: cosine with DAPO's under a verifier without errors",
         headings,
         rows,
-        "On this sample (corrected for its noise). The two halves of the sample agree on the clean gradient by a "
-        f"cosine of {_number(found['agreement'])}.",
+        "On this sample (corrected for its noise); the last row is with DAPO's at the same flip. The two halves of the "
+        f"sample agree on the clean gradient by a cosine of {_number(found['agreement'])}.",
     )
 
 
@@ -96,7 +96,7 @@ def _grid(
 
 
 def _reversed_cell(row: dict[str, Any]) -> str:
-    return f"{_percent(row['reversed'])} ({_percent(row['surely'])} - {_percent(row['possibly'])})"
+    return f"{_percent(row['reversed'])} ({_percent(row['surely'])})"
 
 
 def _percent(share: float | None) -> str:

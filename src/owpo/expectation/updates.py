@@ -14,26 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from owpo.expectation.gradients import cosine, products, weighted_gradients
+from owpo.expectation.gradients import cosine, products
 from owpo.expectation.sample import CLEAN, RULES, Basis, Sample, expected_coefficients
 from owpo.policy.model import Policy
 
 
-def half_gradients(
-    policy: Policy, sample: Sample, basis: Basis, temperature: float, micro_batch_tokens: int
-) -> tuple[Tensor, Tensor]:
+def half_gradients(policy: Policy, sample: Sample, basis: Basis) -> tuple[Tensor, Tensor]:
     """The basis on the first and on the second half of every prompt's responses, [K, D] each."""
     coefficient_KBT = expected_coefficients(sample, basis)
     size = sample.correct_PG.shape[1]
     is_first_B = torch.arange(len(sample.prompt_B), device=policy.device) % size < size // 2
-
-    def of(chosen_B: Tensor) -> Tensor:
-        index = chosen_B.nonzero().squeeze(1)
-        return weighted_gradients(
-            policy, sample.responses.rows(index), coefficient_KBT[:, index], temperature, micro_batch_tokens
-        )
-
-    return of(is_first_B), of(~is_first_B)
+    first, second = (half_B.nonzero().squeeze(1) for half_B in (is_first_B, ~is_first_B))
+    return (
+        sample.gradients(policy, first, coefficient_KBT[:, first]),
+        sample.gradients(policy, second, coefficient_KBT[:, second]),
+    )
 
 
 def expected_cosines(halves: tuple[Tensor, Tensor], basis: Basis) -> dict[str, Any]:
