@@ -246,6 +246,18 @@ def test_from_the_command_line(words, tmp_path, capsys):
     assert "runs against" in capsys.readouterr().out
 
 
+def test_a_policy_that_is_its_own_reference(words, tiny_model, capsys):
+    assert main([*words, "--reference", str(tiny_model), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["possibly"] for row in found["contexts"]["reversals"]} == {0}
+    for row in found["batches"]["rules"]:
+        assert (row["batches"] > 0) == (row["rule"] != "opd")
+        if row["rule"] == "owpo":
+            assert row["over_dapo"] == [0, 0, 0]
+    for row in found["updates"]["rules"]:
+        assert row["to_dapo"] == (None if row["rule"] == "opd" else pytest.approx(1))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

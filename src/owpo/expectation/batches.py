@@ -42,8 +42,8 @@ def batch_cosines(
     the same uniform numbers, and all rules see the same batches, so that differences are paired.
 
     Returns:
-        For each rule and flip the number of `batches` in which every rule has a gradient, the mean `cosine` with its
-        95% interval over them, and the paired difference `over_dapo` with its own.
+        For each rule and flip the number of `batches` in which both it and DAPO have a gradient, the mean `cosine` with
+        its 95% interval over them, and the paired difference `over_dapo` with its own.
     """
     generator = torch.Generator().manual_seed(seed)
     clean = int(basis.coordinates("dapo", CLEAN).argmax())
@@ -51,12 +51,10 @@ def batch_cosines(
     for number in range(num_batches):
         half = number % 2
         index, correct_PG = _draw(sample, half, prompts, group_size, generator)
-        uniform_PG = torch.rand(correct_PG.shape, generator=generator, dtype=torch.float64).to(
-            correct_PG.device
-        )
+        uniform_PG = torch.rand(correct_PG.shape, generator=generator, dtype=torch.float64)
         parts = []
         for flip in basis.flips:
-            told_PG = correct_PG ^ (uniform_PG < flip)
+            told_PG = correct_PG ^ (uniform_PG < flip).to(correct_PG.device)
             parts.append(known_parts(estimate_advantage(told_PG.double(), "group_std").flatten()))
         gradient_KD = sample.gradients(policy, index, basis.coefficients(sample.log_ratio_BT[index], parts))
         target_1D = halves[1 - half][clean : clean + 1]
@@ -89,15 +87,15 @@ def _draw(
 def _summary(found: dict[tuple[str, float], list[float]]) -> list[dict[str, Any]]:
     rows = []
     for (rule, flip), values in found.items():
-        of_flip = torch.tensor([found[other, flip] for other in RULES], dtype=torch.float64)
-        defined_N = ~of_flip.isnan().any(dim=0)
-        own_N = torch.tensor(values, dtype=torch.float64)[defined_N]
+        own_N, dapo_N = (torch.tensor(each, dtype=torch.float64) for each in (values, found["dapo", flip]))
+        difference_N = own_N - dapo_N
+        defined_N = ~difference_N.isnan()
         rows.append({
             "rule": rule,
             "flip": flip,
-            "batches": len(own_N),
-            "cosine": mean_interval(own_N),
-            "over_dapo": mean_interval(own_N - of_flip[RULES.index("dapo")][defined_N]),
+            "batches": int(defined_N.sum()),
+            "cosine": mean_interval(own_N[defined_N]),
+            "over_dapo": mean_interval(difference_N[defined_N]),
         })  # fmt: skip
     return rows
 

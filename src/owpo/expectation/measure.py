@@ -137,7 +137,8 @@ def measure_expectation(
 
     Raises:
         InputError: something is wrong with what was given, before anything is sampled.
-        RunFailed: the verifier fails, or no prompt has both correct and wrong responses.
+        RunFailed: the model's logits are not finite, the verifier fails, or no prompt has both correct and wrong
+            responses.
     """
     display = display or Display()
     recipe = _read_recipe(like)
@@ -234,7 +235,8 @@ def _answer(
     """The responses with their verdicts.
 
     Raises:
-        RunFailed: too many verdicts are failures, or no prompt has both correct and wrong responses.
+        RunFailed: the logits are not finite, too many verdicts are failures, or no prompt has both correct and wrong
+            responses.
     """
     sampling = Sampling(
         group_size=samples,
@@ -246,9 +248,12 @@ def _answer(
         stop=recipe.stop,
     )
     with display.phase("sampling", len(problems) * samples) as advance:
-        groups = answer_problems(
-            LocalSampler(policy), problems, verifiers.get(chosen.verifier), sampling, on_batch=advance
-        )
+        try:
+            groups = answer_problems(
+                LocalSampler(policy), problems, verifiers.get(chosen.verifier), sampling, on_batch=advance
+            )
+        except FloatingPointError as error:
+            raise RunFailed(f"{chosen.name}: {error}") from error
     check_failures(list(groups.judged()), chosen.verifier.max_failed_share)
     share_P = groups.correct_PG.double().mean(dim=1)
     if not ((share_P > 0) & (share_P < 1)).any():
@@ -303,9 +308,16 @@ def _measure(
         halves = half_gradients(policy, sample, basis)
     with display.phase("gradients of batches", design.batches) as advance:
         cosines = batch_cosines(
-            policy, sample, basis, halves, num_batches=design.batches, prompts=batch[0], group_size=batch[1],
-            seed=seed, on_batch=advance,
-        )  # fmt: skip
+            policy,
+            sample,
+            basis,
+            halves,
+            num_batches=design.batches,
+            prompts=min(batch[0], len(sample.correct_PG)),
+            group_size=batch[1],
+            seed=seed,
+            on_batch=advance,
+        )
     return {
         "accuracy": correct_B.double().mean().item(),
         "contexts": measure_contexts(contexts, rules, design.levels, min_visits=design.min_visits, past=past),

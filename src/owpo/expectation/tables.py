@@ -74,7 +74,7 @@ def _batches(found: dict[str, Any]) -> Table:
     for rule in ("owpo", "mopd", "opd"):
         own = [row for row in found["rules"] if row["rule"] == rule]
         rows.append([f"{rule} - dapo", *[_interval(row["over_dapo"], "+.3f") for row in own]])
-    fewest = min(row["batches"] for row in found["rules"])
+    fewest = min(row["batches"] for row in found["rules"] if row["rule"] == "dapo")
     return Table(
         f"One batch of {found['prompts']} prompts x {found['group_size']} responses: cosine with the clean gradient",
         headings,
