@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from owpo.errors import InputError, Interrupted, RunFailed
 
 if TYPE_CHECKING:
+    from owpo.expectation.measure import Expectation, measure_expectation
     from owpo.exporting import Exported, export
     from owpo.run import Run, resume, train
     from owpo.scores import Scores, compare, evaluate
 
 __all__ = [
+    "Expectation",
     "Exported",
     "InputError",
     "Interrupted",
@@ -27,11 +29,14 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "measure_expectation",
     "resume",
     "train",
 ]
 
 _HOME = {
+    "Expectation": "expectation.measure",
+    "measure_expectation": "expectation.measure",
     "Exported": "exporting",
     "export": "exporting",
     "Run": "run",

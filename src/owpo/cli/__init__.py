@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from owpo.cli import exporting, measuring, problems, ratchet, reporting, study, training
+from owpo.cli import expectation, exporting, measuring, problems, ratchet, reporting, study, training
 from owpo.disk.trouble import DiskFailed, disk_trouble
 from owpo.errors import InputError, Interrupted, RunFailed
 from owpo.printable import printable
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for part in (training, study, reporting, ratchet, measuring, exporting, problems):
+    for part in (training, study, reporting, ratchet, measuring, expectation, exporting, problems):
         part.add_commands(commands)
     return parser
 
