@@ -85,6 +85,7 @@ check: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m owpo.recipe_page > docs/recipe.md
+	$(BIN)/python -m owpo.study.stored docs/results.md
 
 bench: $(READY)
 	$(BIN)/python benchmarks/logprob_memory.py

@@ -21,8 +21,7 @@ from owpo.study import conduct as conducting
 from owpo.study.conduct import conduct, default_jobs, write_stored
 from owpo.study.file import read_study
 from owpo.study.grid import runs_of
-from owpo.study.stored import stale_texts, tables_not_in
-from owpo.study.tables import markdown, tables_of
+from owpo.study.stored import stale_texts
 from owpo.study.workers import Failure
 
 TEXTS = ["README.md", "tables.md", "tables.csv"]
@@ -98,10 +97,6 @@ def test_a_study_from_start_to_tables(small, tmp_path, done_here):
     write_stored(read_study(file), stored)
     assert stale_texts(file, stored) == []
     assert files(stored) == before
-    study = read_study(file)
-    table = markdown(tables_of([], study)[0])
-    assert tables_not_in((stored / "README.md").read_text(), file, stored) == []
-    assert len(tables_not_in(table, file, stored)) == 2
 
 
 def test_what_is_there_already(small, tmp_path, done_here):

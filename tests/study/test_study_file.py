@@ -1,6 +1,7 @@
 """Reading a study: what is refused, in which words, and what a run's recipe is made of."""
 
 import pytest
+from conftest import as_toml
 from study_files import ARMS, study_data, study_of, write_study
 
 from owpo.errors import InputError
@@ -108,6 +109,18 @@ def test_the_grid_and_its_names(tmp_path, recipe_data):
 def test_an_axis_that_is_missing_has_one_nameless_point(tmp_path, recipe_data):
     study = study_of(tmp_path, recipe_data, arms=None, baseline=None)
     assert [point.key for point in points_of(study)] == ["seed0", "seed1"]
+
+
+def test_tasks_of_a_file_of_their_own(tmp_path, recipe_data):
+    shared = {"easy": {"evaluation.samples": 1}, "hard": {"evaluation": {"samples": 3}, "rollout.prompts": 4}}
+    (tmp_path / "tasks.toml").write_text(as_toml(shared), encoding="utf-8")
+    assert list(study_of(tmp_path, recipe_data, tasks_from="tasks.toml").tasks) == ["easy", "hard"]
+    some = study_of(tmp_path, recipe_data, tasks_from="tasks.toml", tasks={"hard": {"evaluation.samples": 2}})
+    assert some.tasks == {"hard": {"evaluation": {"samples": 2}, "rollout": {"prompts": 4}}}
+    with pytest.raises(InputError, match=r"tasks.hrad is no task of tasks.toml. Did you mean 'hard'\?"):
+        study_of(tmp_path, recipe_data, tasks_from="tasks.toml", tasks={"hrad": {}})
+    with pytest.raises(InputError, match=r"tasks_from = 'no.toml': no file"):
+        study_of(tmp_path, recipe_data, tasks_from="no.toml")
 
 
 def test_the_reduced_form_is_laid_over_all(tmp_path, recipe_data):

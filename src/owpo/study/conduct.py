@@ -215,8 +215,8 @@ def _work(
 
 
 def _told(result: Result, study: Study) -> str:
-    scores = [(measure, result.score(measure)) for measure in study.measures]
+    scores = [(measure, result.accuracy(measure)) for measure in study.measures]
     now = ", ".join(
-        f"{measure} {100 * score.accuracy:.1f}%" for measure, score in scores if score is not None
+        f"{measure} {100 * accuracy:.1f}%" for measure, accuracy in scores if accuracy is not None
     )
     return f"{now}; before training {100 * result.base.accuracy:.1f}%"

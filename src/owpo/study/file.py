@@ -15,7 +15,7 @@ from owpo.config import RunConfig
 from owpo.core.registry import did_you_mean
 from owpo.errors import InputError
 from owpo.study.form import AXES, Axis, Form, Measure, Metric, Reduced, explain
-from owpo.study.overrides import Overrides, nested
+from owpo.study.overrides import Overrides, laid_over, nested
 
 NAMELESS = ""
 """The one point of an axis that the file does not have."""
@@ -97,9 +97,8 @@ def read_study(file: Path, *, full: bool = False) -> Study:
         InputError: the file is missing or malformed, or an entry is unknown or does not fit; the recipe's own entries
             are checked by `grid.runs_of`.
     """
-    data = _toml(file)
     try:
-        read = Form.model_validate(data)
+        read = Form.model_validate(_with_tasks(file, _toml(file)))
     except ValidationError as error:
         sentences = "\n".join(f"  {explain(item)}" for item in error.errors())
         raise InputError(f"{file}:\n{sentences}") from error
@@ -132,6 +131,28 @@ def read_study(file: Path, *, full: bool = False) -> Study:
         shrink=_overrides(file, "reduced", shrink.overrides, ("seeds", "at", *AXES)),
         shrink_by={axis: _points(file, f"reduced.{axis}", getattr(shrink, axis)) for axis in AXES},
     )
+
+
+def _with_tasks(file: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """The study's data with the tasks of `tasks_from`: all of them, or those that it names, with its overrides.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a task.
+    """
+    source, named = data.get("tasks_from"), data.get("tasks")
+    if not isinstance(source, str):
+        return data
+    shared = _toml(file.parent / source, f"{file}: tasks_from = {source!r}: ")
+    if not isinstance(named, dict):
+        return {**data, "tasks": shared}
+    for name in named:
+        if name not in shared:
+            near = did_you_mean(name, shared)
+            raise InputError(
+                f"{file}: tasks.{name} is no task of {source}.{near} It has: {', '.join(shared)}"
+            )
+    tasks = {name: laid_over(nested(shared[name], source), nested(named[name], str(file))) for name in named}
+    return {**data, "tasks": tasks}
 
 
 def find_study(name: str) -> Path:

@@ -58,6 +58,7 @@ class Form(Section):
     metrics: list[Metric] = Field(default_factory=list)
     at: Steps | None = None
     arms: Axis | None = None
+    tasks_from: Annotated[str, Field(min_length=1)] | None = None
     tasks: Axis | None = None
     settings: Axis | None = None
     references: Axis | None = None

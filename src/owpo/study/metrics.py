@@ -1,20 +1,24 @@
-"""What training did, beside what it came to: means of step metrics, and what a run took."""
+"""What training did, beside what it came to: means of step metrics."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from itertools import product
 
 from owpo.report.series import over_seeds
 from owpo.study.file import Study
 from owpo.study.results import Result
 
 
-def metrics_markdown(results: Sequence[Result], study: Study, task: str, setting: str) -> str:
-    """An arm a row: each metric's mean over all steps, averaged over seeds, with the t interval's half width.
+def metric_tables(results: Sequence[Result], study: Study) -> list[str]:
+    """A table for every task and setting in which a run has one of the study's metrics."""
+    tables = (_table(results, study, *place) for place in product(study.tasks, study.settings))
+    return [table for table in tables if table]
 
-    "" where the study keeps no metrics, or no run has one.
-    """
+
+def _table(results: Sequence[Result], study: Study, task: str, setting: str) -> str:
+    """An arm a row: each metric's mean over all steps, averaged over seeds, with the t interval's half width."""
     here = [r for r in results if (r.task, r.setting) == (task, setting)]
     names = [name for name in study.metrics if any(name in r.metrics for r in here)]
     if not names:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from owpo.disk.trouble import writing
 from owpo.report.drawing import Chart
 from owpo.study.figures import charts_of
 from owpo.study.file import NAMELESS, Study
-from owpo.study.metrics import metrics_markdown
+from owpo.study.metrics import metric_tables
 from owpo.study.overrides import Overrides
+from owpo.study.overview import overviews
 from owpo.study.results import FILE, Result
 from owpo.study.tables import as_csv, markdown, tables_of
 
@@ -24,14 +24,15 @@ _HOUR = 3600.0  # seconds
 
 def texts_of(results: Sequence[Result], study: Study) -> dict[str, str]:
     """Every text that a study writes, by file name; a pure function of the results."""
-    tables = tables_of(results, study)
-    shown = [markdown(table) for table in tables]
-    places = product(study.tasks, study.settings)
-    shown += filter(None, (metrics_markdown(results, study, *place) for place in places))
+    shown = [
+        *overviews(results, study),
+        *map(markdown, tables_of(results, study)),
+        *metric_tables(results, study),
+    ]
     return {
         PAGE: _page(results, study, shown, charts_of(results, study)),
         TABLES: "\n".join(shown),
-        CSV: as_csv(tables),
+        CSV: as_csv(tables_of(results, study)),
     }
 
 
@@ -64,6 +65,14 @@ def _page(results: Sequence[Result], study: Study, tables: list[str], charts: li
         "",
     ]
     return "\n".join(parts)
+
+
+def provenance(results: Sequence[Result], study: Study) -> str:
+    """In one line what made the numbers, and how to make them again."""
+    dates = sorted(result.finished[:10] for result in results)
+    commits = ", ".join(_each(_code(result) for result in results))
+    seeds = ", ".join(map(str, study.seeds))
+    return f"`{study.command}`, seeds {seeds}, {commits}, {_span(dates[0], dates[-1])}"
 
 
 def _what_was_run(results: Sequence[Result], study: Study) -> list[str]:

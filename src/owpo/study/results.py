@@ -117,6 +117,13 @@ class Result(Section):
             return self.transfer[measure].best
         return {"best": self.best, "last": self.last}.get(measure)
 
+    def accuracy(self, measure: str) -> float | None:
+        """Of "selection", or of what has a score."""
+        if measure == "selection":
+            return self.selection[0]
+        score = self.score(measure)
+        return None if score is None else score.accuracy
+
 
 def result_of(run: StudyRun, out: Path, metrics: Sequence[str] = ()) -> Result:
     """

@@ -1,13 +1,38 @@
-"""Holding what is written to what was measured: a stored study's texts, and pages that show its tables."""
+"""Holding what is written to what was measured: a stored study's texts, and pages that show its tables.
+
+Between two lines of a page,
+
+    <!-- study NAME PART -->
+    <!-- end -->
+
+stands what `filled` puts there: one line that says what made it, and the tables of studies/NAME.toml from the
+results stored in studies/results/NAME, or NAME-full. PART is `overview`, `tables` or `metrics`; words after it are
+looked for in the tables' titles. `python -m owpo.study.stored PAGE`, where studies/ is, writes a page anew.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from owpo.study.file import read_study
-from owpo.study.page import texts_of
-from owpo.study.results import stored_results
+from owpo.errors import InputError
+from owpo.study.file import FOLDER, Study, read_study
+from owpo.study.metrics import metric_tables
+from owpo.study.overview import overviews
+from owpo.study.page import provenance, texts_of
+from owpo.study.results import Result, stored_results
 from owpo.study.tables import markdown, tables_of
+
+_BLOCK = re.compile(
+    r"<!-- study (?P<name>\S+) (?P<part>\w+)(?P<words>[^>]*?) -->\n.*?<!-- end -->", re.DOTALL
+)
+_PARTS = {
+    "overview": overviews,
+    "tables": lambda results, study: [markdown(table) for table in tables_of(results, study)],
+    "metrics": metric_tables,
+}
 
 
 def stale_texts(study_file: Path, folder: Path, *, full: bool = False) -> list[str]:
@@ -25,8 +50,45 @@ def stale_texts(study_file: Path, folder: Path, *, full: bool = False) -> list[s
     ]
 
 
-def tables_not_in(page: str, study_file: Path, folder: Path, *, full: bool = False) -> list[str]:
-    """Titles of a stored study's tables that do not stand in a page word for word. See `stale_texts` for errors."""
-    study = read_study(study_file, full=full)
-    tables = tables_of(stored_results(study, folder), study)
-    return [table.title for table in tables if markdown(table) not in page]
+def filled(page: str, studies: Path) -> str:
+    """The page with the tables that its blocks ask for.
+
+    Args:
+        studies: the folder of study files, with stored results in its folder `results`.
+
+    Raises:
+        InputError: a block asks for what is not there; or as `stale_texts`.
+    """
+
+    def fill(block: re.Match[str]) -> str:
+        name, part, words = block["name"], block["part"], block["words"].split()
+        study, results = _stored(studies, name)
+        tables = _chosen(results, study, part, words)
+        opening = block[0].partition("\n")[0]
+        if not tables:
+            raise InputError(
+                f"{opening}: no such table; its words must be in a title of part {', '.join(_PARTS)}"
+            )
+        return "\n".join([opening, f"*{provenance(results, study)}*", "", *tables, "<!-- end -->"])
+
+    return _BLOCK.sub(fill, page)
+
+
+def _stored(studies: Path, name: str) -> tuple[Study, list[Result]]:
+    """Those of the whole study, where there are any."""
+    whole = read_study(studies / f"{name}.toml", full=True)
+    is_full = whole.is_full and (studies / "results" / whole.folder_name).is_dir()
+    study = whole if is_full else read_study(studies / f"{name}.toml")
+    return study, stored_results(study, studies / "results" / study.folder_name)
+
+
+def _chosen(results: Sequence[Result], study: Study, part: str, words: Sequence[str]) -> list[str]:
+    tables = _PARTS[part](results, study) if part in _PARTS else []
+    return [
+        table for table in tables if all(word in table.partition("\n")[0].split("**")[1] for word in words)
+    ]
+
+
+if __name__ == "__main__":
+    for page in map(Path, sys.argv[1:]):
+        page.write_text(filled(page.read_text(encoding="utf-8"), FOLDER), encoding="utf-8")

@@ -19,7 +19,7 @@ from owpo.study.file import NAMELESS, Study
 from owpo.study.results import Result, Score
 
 BEFORE = "before training"
-_MEASURES = {
+MEASURES = {
     "best": "the last stage's best checkpoint, chosen on the selection set",
     "last": "the weights at the end of the run",
     "selection": "the last stage's best checkpoint on the selection set, by which it was chosen",
@@ -64,7 +64,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _One:
+class One:
     """What a measure is in one run.
 
     interval  over problems
@@ -74,8 +74,13 @@ class _One:
 
     value: float
     interval: Callable[[], tuple[float, float]]
-    shares_N: list[float] | None
-    problems: str
+    shares_N: list[float] | None = None
+    problems: str = ""
+
+    @classmethod
+    def of(cls, value: float) -> One:
+        """A number that has no interval over problems."""
+        return cls(value, lambda: (value, value))
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,8 @@ class Table:
     @property
     def title(self) -> str:
         place = ", ".join(filter(None, (self.task, self.setting)))
-        told = _MEASURES.get(self.measure, f"the last stage's best checkpoint, on {self.measure}")
-        return f"{place}: {told}" if place else _capital(told)
+        told = MEASURES.get(self.measure, f"the last stage's best checkpoint, on {self.measure}")
+        return f"{place}: {told}" if place else capital(told)
 
 
 def tables_of(results: Sequence[Result], study: Study) -> list[Table]:
@@ -125,22 +130,22 @@ def _table(results: Sequence[Result], study: Study, task: str, setting: str, mea
     of_references = measure == "references"
     arms = study.references if of_references else study.arms
     baseline = None if of_references else study.baseline
-    by_arm = {arm: _by_seed(results, study, arm, measure) for arm in arms}
+    by_arm = {arm: by_seed(results, study, arm, measure) for arm in arms}
     rows = []
     for arm, ones in by_arm.items():
         is_held = baseline is not None and arm != baseline
-        difference = _difference(ones, by_arm[baseline]) if is_held and baseline is not None else None
+        difference = difference_of(ones, by_arm[baseline]) if is_held and baseline is not None else None
         scores = (
-            [] if study.pass_at is None else _by_seed(results, study, arm, measure, study.pass_at).values()
+            [] if study.pass_at is None else by_seed(results, study, arm, measure, study.pass_at).values()
         )
-        rows.append(Row(arm, _mean([*ones.values()]), difference, pass_at=_mean([*scores])))
+        rows.append(Row(arm, mean_of([*ones.values()]), difference, pass_at=mean_of([*scores])))
     best = max((row for row in rows if row.accuracy), key=_accuracy, default=None)
     if best is not None and best.difference is not None and best.difference.excludes_zero:
         rows[rows.index(best)] = replace(best, is_best=True)
     start = [r for r in results if r.arm == (baseline or next(iter(arms))) and r.seed in study.seeds]
-    if before := _mean([one for r in start if (one := _before(r, measure)) is not None]):
+    if before := mean_of([one for r in start if (one := _before(r, measure)) is not None]):
         passes = [] if study.pass_at is None else [_before(r, measure, study.pass_at) for r in start]
-        rows.insert(0, Row(BEFORE, before, pass_at=_mean([one for one in passes if one is not None])))
+        rows.insert(0, Row(BEFORE, before, pass_at=mean_of([one for one in passes if one is not None])))
     found = [score for r in results if r.arm in arms and (score := r.score(_column(measure))) is not None]
     planned = len(arms) * len(study.seeds)
     return Table(
@@ -167,9 +172,9 @@ def _accuracy(row: Row) -> float:
     return row.accuracy.mean
 
 
-def _by_seed(
+def by_seed(
     results: Sequence[Result], study: Study, arm: str, measure: str, pass_at: int | None = None
-) -> dict[int, _One]:
+) -> dict[int, One]:
     """By seed, what the arm's run came to; with `pass_at`, its pass@j."""
     found = {}
     for result in results:
@@ -178,7 +183,7 @@ def _by_seed(
         if measure == "selection":
             value, low, high = result.selection
             if pass_at is None:
-                found[result.seed] = _One(value, partial(_both, low, high), None, "")
+                found[result.seed] = One(value, partial(_both, low, high))
             continue
         one = _one(result.score(_column(measure)), _problems(result, measure), pass_at)
         if one is not None:
@@ -186,7 +191,7 @@ def _by_seed(
     return dict(sorted(found.items()))
 
 
-def _before(result: Result, measure: str, pass_at: int | None = None) -> _One | None:
+def _before(result: Result, measure: str, pass_at: int | None = None) -> One | None:
     """What the run started from, where it was measured."""
     if measure == "selection":
         return None
@@ -202,13 +207,13 @@ def _both(low: float, high: float) -> tuple[float, float]:
     return low, high
 
 
-def _one(score: Score | None, problems: str, pass_at: int | None) -> _One | None:
+def _one(score: Score | None, problems: str, pass_at: int | None) -> One | None:
     if score is None:
         return None
     if pass_at is not None:
         shares_N = score.pass_at(pass_at)
-        return _One(statistics.fmean(shares_N), lambda: _over_problems(shares_N), shares_N, problems)
-    return _One(score.accuracy, lambda: _over_samples(score), score.shares, problems)
+        return One(statistics.fmean(shares_N), lambda: _over_problems(shares_N), shares_N, problems)
+    return One(score.accuracy, lambda: _over_samples(score), score.shares, problems)
 
 
 def _over_samples(score: Score) -> tuple[float, float]:
@@ -221,7 +226,7 @@ def _over_problems(shares_N: list[float]) -> tuple[float, float]:
     return found.low, found.high
 
 
-def _mean(ones: Sequence[_One]) -> Estimate | None:
+def mean_of(ones: Sequence[One]) -> Estimate | None:
     """Over S seeds a t interval, `paired_difference` from nothing; with one seed that over its problems."""
     if not ones:
         return None
@@ -232,7 +237,7 @@ def _mean(ones: Sequence[_One]) -> Estimate | None:
     return Estimate(mean, max(0.0, low), high, "seeds", len(ones))
 
 
-def _difference(mine: dict[int, _One], base: dict[int, _One]) -> Estimate | None:
+def difference_of(mine: dict[int, One], base: dict[int, One]) -> Estimate | None:
     """Paired over the seeds that both have; with one such seed over problems, where both answered the same ones."""
     shared = [seed for seed in mine if seed in base]
     if not shared:
@@ -254,8 +259,8 @@ def markdown(table: Table) -> str:
     if table.pass_at is not None:
         columns += [f"pass@{table.pass_at}, %", "95% interval"]
     columns.append("seeds")
-    lines = [f"**{table.title}**", "", _line(columns), _line(["---"] * len(columns))]
-    lines += [_line(_cells(row, table)) for row in table.rows]
+    lines = [f"**{table.title}**", "", line(columns), line(["---"] * len(columns))]
+    lines += [line(_cells(row, table)) for row in table.rows]
     return "\n".join([*lines, "", _note(table), ""])
 
 
@@ -308,14 +313,14 @@ def _note(table: Table) -> str:
 
 
 def _set_name(table: Table) -> str:
-    return "Report set" if table.measure in _MEASURES else _capital(table.measure)
+    return "Report set" if table.measure in MEASURES else capital(table.measure)
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
