@@ -34,6 +34,11 @@ from owpo.study.overrides import laid_over, nested
             r"settings.x.reference = 'strnog' is neither .*Did you mean 'strong'\?.*as ratchet.reference",
         ),
         ({"references": {"strong": {"seed": 1}}}, "references.strong.seed is not to be overridden"),
+        (
+            {"tasks": {"x": {"arms": {"dpao": {}}}}},
+            r"tasks.x.arms.dpao must be .*arms or references. Did you mean 'dapo'\?",
+        ),
+        ({"tasks": {"x": {"arms": {"dapo": {"seed": 1}}}}}, "tasks.x.arms.dapo.seed is not to be overridden"),
         ({"tasks": {"x": {"transfer": {"kind": "jsonl"}}}}, "tasks.x.transfer holds problem sets by name"),
         ({"recipe": 3}, "recipe = 3 must be the path of a recipe"),
         ({"recipe": "no.toml"}, r"recipe = 'no.toml': no file .*a path is relative to the study file"),
@@ -251,6 +256,19 @@ def test_who_learns_against_whom(tmp_path, recipe_data, chain):
     assert (strong.ratchet.steps, strong.verifier.flip_wrong) == (8, 0.0)
     keys = list(runs)
     assert all(keys.index(run.reference.key) < keys.index(key) for key, run in runs.items() if run.reference)
+
+
+def test_a_task_may_say_something_else_of_an_arm(tmp_path, recipe_data):
+    tasks = {
+        "easy": {},
+        "hard": {"arms": {"owpo": {"training.learning_rate": 0.5}, "strong": {"ratchet.steps": 6}}},
+    }
+    arms = {"dapo": ARMS["dapo"], "owpo": {"reference": "strong"}}
+    study = study_of(tmp_path, recipe_data, tasks=tasks, arms=arms, references=CHAIN["references"])
+    configs = {run.point.key: run.config for run in runs_of(study, tmp_path)}
+    rates = {key: config.training.learning_rate for key, config in configs.items() if "seed0" in key}
+    assert {key for key, rate in rates.items() if rate == 0.5} == {"hard-owpo-seed0"}
+    assert [configs[f"{task}-strong-seed0"].ratchet.steps for task in tasks] == [8, 6]
 
 
 def test_what_a_run_learned_against_is_part_of_what_was_asked(tmp_path, recipe_data, chain):

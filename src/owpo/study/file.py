@@ -20,7 +20,7 @@ from owpo.study.overrides import Overrides, laid_over, nested
 NAMELESS = ""
 """The one point of an axis that the file does not have."""
 FOLDER = Path("studies")
-_OWN = {"arms": ("reference",), "tasks": ("reference", "transfer"), "settings": ("reference",)}
+_OWN = {"arms": ("reference",), "tasks": ("reference", "transfer", "arms"), "settings": ("reference",)}
 """Entries of a point that are the study's own and no overrides of the recipe."""
 _NOT_TO_OVERRIDE = {
     ("seed",): "seeds lists the study's",
@@ -49,6 +49,7 @@ class Study:
     arms, tasks, settings  overrides of the recipe by name; an axis without points has the one point NAMELESS
     references  runs whose best checkpoint others learn against, overrides by name; once a task and seed
     reference_of  by axis and name: the run of `references`, or the arm, that is learned against
+    arms_of   by task and arm (or reference): overrides for it in this task, over its own
     transfer  by task and name: problem sets that the best checkpoint is measured on beside the report set
     shrink    overrides of all runs, then by axis and name: the reduced form; none of the whole
     """
@@ -70,6 +71,7 @@ class Study:
     settings: dict[str, Overrides]
     references: dict[str, Overrides]
     reference_of: dict[str, dict[str, str]]
+    arms_of: dict[str, dict[str, Overrides]]
     transfer: dict[str, dict[str, dict[str, Any]]]
     shrink: Overrides
     shrink_by: dict[str, dict[str, Overrides]]
@@ -126,6 +128,10 @@ def read_study(file: Path, *, full: bool = False) -> Study:
         reference_of={
             axis: {name: point["reference"] for name, point in points.items() if "reference" in point}
             for axis, points in axes.items()
+        },
+        arms_of={
+            name: _points(file, f"tasks.{name}.arms", point.get("arms", {}))
+            for name, point in axes["tasks"].items()
         },
         transfer={name: point.get("transfer", {}) for name, point in axes["tasks"].items()},
         shrink=_overrides(file, "reduced", shrink.overrides, ("seeds", "at", *AXES)),

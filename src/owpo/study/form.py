@@ -115,7 +115,7 @@ class Form(Section):
                 f"baseline = {self.baseline!r} is no arm.{did_you_mean(self.baseline, arms)} {known}"
             )
         self._check_references()
-        self._check_transfer()
+        self._check_tasks(known=[*(self.references or {}), *(self.arms or {})])
         for axis in AXES:
             own = getattr(self, axis) or {}
             for name in getattr(self.reduced, axis, {}):
@@ -140,8 +140,14 @@ class Form(Section):
                         f"{near} A folder, a hub id or 'base' is given as ratchet.reference"
                     )
 
-    def _check_transfer(self) -> None:
+    def _check_tasks(self, known: list[str]) -> None:
         for task, point in (self.tasks or {}).items():
+            for name, table in point.get("arms", {}).items():
+                if name not in known or not isinstance(table, dict):
+                    raise ValueError(
+                        f"tasks.{task}.arms.{name} must be a table of overrides for one of the study's arms or "
+                        f"references.{did_you_mean(name, known)}"
+                    )
             sets = point.get("transfer", {})
             if not isinstance(sets, dict) or not all(isinstance(table, dict) for table in sets.values()):
                 raise ValueError(

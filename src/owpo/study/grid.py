@@ -100,7 +100,11 @@ def data_of(study: Study, point: Point) -> dict[str, Any]:
     if point.arm not in study.references:
         by_axis += [("settings", point.setting), ("arms", point.arm)]
     layers = [getattr(study, axis)[name] for axis, name in by_axis]
-    layers += [study.references.get(point.arm, {}), study.shrink]
+    layers += [
+        study.references.get(point.arm, {}),
+        study.arms_of[point.task].get(point.arm, {}),
+        study.shrink,
+    ]
     layers += [study.shrink_by[axis].get(name, {}) for axis, name in by_axis]
     own: dict[str, Any] = {"seed": point.seed, "run": {"threads": 1}}
     if "last" in study.measures:

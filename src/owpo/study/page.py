@@ -59,6 +59,9 @@ def _page(results: Sequence[Result], study: Study, tables: list[str], charts: li
             parts += _axis(axis, points, study.shrink_by[axis], study.reference_of[axis])
     if study.references:
         parts += _axis("references", study.references, {}, {})
+    for task, arms in study.arms_of.items():
+        if arms:
+            parts += _axis(f"arms in {task}", arms, {}, {})
     parts += ["## Again", "", f"    {study.command}", ""]
     parts += [
         f"The numbers are made of `{FILE}`; `{study.command} --tables` writes this page of it anew.",
