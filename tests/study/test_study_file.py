@@ -128,6 +128,30 @@ def test_tasks_of_a_file_of_their_own(tmp_path, recipe_data):
         study_of(tmp_path, recipe_data, tasks_from="no.toml")
 
 
+def test_a_study_like_another(tmp_path, recipe_data):
+    """Key by key; what the other one names by a path is looked for beside the other one."""
+    (tmp_path / "large").mkdir()
+    (tmp_path / "tasks.toml").write_text(as_toml({"easy": {"evaluation.samples": 1}}), encoding="utf-8")
+    write_study(tmp_path, study_data(recipe_data, tasks_from="tasks.toml"), "first")
+    large = write_study(
+        tmp_path / "large", {"like": "../first.toml", "title": "Large", "seeds": [5]}, "second"
+    )
+    third = write_study(
+        tmp_path / "large", {"like": "second.toml", "tasks": {"easy": {"evaluation.samples": 3}}}, "third"
+    )
+    for file, samples in ((large, 1), (third, 3)):
+        study = read_study(file)
+        assert (study.title, study.seeds, list(study.arms), study.baseline) == (
+            "Large",
+            (5,),
+            list(ARMS),
+            "dapo",
+        )
+        assert study.tasks == {"easy": {"evaluation": {"samples": samples}}}
+    with pytest.raises(InputError, match=r"like = 'no.toml': no file"):
+        read_study(write_study(tmp_path, {"like": "no.toml"}))
+
+
 def test_the_reduced_form_is_laid_over_all(tmp_path, recipe_data):
     reduced = {"seeds": [7], "training.warmup_updates": 3, "arms": {"moving": {"ratchet.steps": 2}}}
     small = study_of(tmp_path, recipe_data, reduced=reduced, **GRID)

@@ -100,7 +100,7 @@ def read_study(file: Path, *, full: bool = False) -> Study:
             are checked by `grid.runs_of`.
     """
     try:
-        read = Form.model_validate(_with_tasks(file, _toml(file)))
+        read = Form.model_validate(_with_tasks(file, _with_like(file, _toml(file))))
     except ValidationError as error:
         sentences = "\n".join(f"  {explain(item)}" for item in error.errors())
         raise InputError(f"{file}:\n{sentences}") from error
@@ -137,6 +137,23 @@ def read_study(file: Path, *, full: bool = False) -> Study:
         shrink=_overrides(file, "reduced", shrink.overrides, ("seeds", "at", *AXES)),
         shrink_by={axis: _points(file, f"reduced.{axis}", getattr(shrink, axis)) for axis in AXES},
     )
+
+
+def _with_like(file: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """The study's data over that of the study that it is like, key by key; its paths stay relative to its own file.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if not isinstance(data.get("like"), str):
+        return data
+    other = file.parent / data["like"]
+    known = _toml(other, f"{file}: like = {data['like']!r}: ")
+    for key in ("recipe", "tasks_from", "like"):
+        if isinstance(known.get(key), str):
+            known[key] = str(Path(data["like"]).parent / known[key])
+    own = {key: value for key, value in data.items() if key != "like"}
+    return _with_like(file, known) | own if "like" in known else known | own
 
 
 def _with_tasks(file: Path, data: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Reduced(Section):
 
 
 class Form(Section):
+    like: Annotated[str, Field(min_length=1)] | None = None
     title: Annotated[str, Field(min_length=1)]
     question: Annotated[str, Field(min_length=1)]
     recipe: Any
