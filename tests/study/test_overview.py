@@ -6,7 +6,7 @@ from study_files import ARMS, result, study_data, write_study
 from owpo.errors import InputError
 from owpo.study.file import read_study
 from owpo.study.grid import runs_of
-from owpo.study.metrics import metric_tables
+from owpo.study.metrics import drift_tables, metric_tables
 from owpo.study.overview import overviews
 from owpo.study.results import ResultsFile
 from owpo.study.stored import filled
@@ -76,6 +76,18 @@ def test_metrics_are_averaged_over_steps_then_seeds(study):
     assert "| dapo |  |" in easy
     assert hard.startswith("**hard: while it was trained**")
     assert metric_tables([], study) == []
+
+
+def test_how_far_references_have_gone(study):
+    def moved(seed: int, *kl_firsts: float):
+        drift = [{"accepted": seed == 0, "kl": 0.5, "kl_first": kl} for kl in kl_firsts]
+        return result("owpo", seed, [5], task="hard", drift=drift)
+
+    (table,) = drift_tables([moved(0, 1.0, 2.0), moved(1, 3.0)], study)
+    # 1 and 3: mean 2, half 12.706 * 1.4142 / sqrt(2) = 12.7
+    assert "| owpo | 2 ± 13 (0.5 ± 0; 1 of 2) | 2 (0.5; 1 of 1) |" in table
+    assert table.startswith("**hard: how far from the first reference**")
+    assert drift_tables(results_of(), study) == []
 
 
 def test_a_page_shows_stored_tables(tmp_path, recipe_data):

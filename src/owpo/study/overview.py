@@ -17,13 +17,13 @@ def overviews(results: Sequence[Result], study: Study) -> list[str]:
         if len(study.tasks) > 1:
             for setting in study.settings:
                 here = [r for r in results if r.setting == setting]
-                title = ", ".join(filter(None, (setting, MEASURES[measure])))
+                title = f"{setting}: {MEASURES[measure]}" if setting else capital(MEASURES[measure])
                 by_place = {task: [r for r in here if r.task == task] for task in study.tasks}
                 found.append(_overview(by_place, study, measure, title, with_mean=True))
         elif len(study.settings) > 1:
             (task,) = study.tasks
             by_place = {setting: [r for r in results if r.setting == setting] for setting in study.settings}
-            title = ", ".join(filter(None, (task, MEASURES[measure])))
+            title = f"{task}: {MEASURES[measure]}" if task else capital(MEASURES[measure])
             found.append(_overview(by_place, study, measure, title, with_mean=False))
     return [table for table in found if table]
 
@@ -40,7 +40,7 @@ def _overview(
         return ""
     if with_mean:
         ones["mean"] = {arm: _over_places([arms[arm] for arms in ones.values()]) for arm in study.arms}
-    lines = [f"**{capital(title)}**", "", line(["arm", *ones]), line(["---"] * (1 + len(ones)))]
+    lines = [f"**{title}**", "", line(["arm", *ones]), line(["---"] * (1 + len(ones)))]
     for arm in study.arms:
         base = {place: arms.get(study.baseline or arm, {}) for place, arms in ones.items()}
         cells = [_cell(arms[arm], base[place], arm == study.baseline) for place, arms in ones.items()]

@@ -12,7 +12,7 @@ from owpo.disk.trouble import writing
 from owpo.report.drawing import Chart
 from owpo.study.figures import charts_of
 from owpo.study.file import NAMELESS, Study
-from owpo.study.metrics import metric_tables
+from owpo.study.metrics import drift_tables, metric_tables
 from owpo.study.overrides import Overrides
 from owpo.study.overview import overviews
 from owpo.study.results import FILE, Result
@@ -24,11 +24,8 @@ _HOUR = 3600.0  # seconds
 
 def texts_of(results: Sequence[Result], study: Study) -> dict[str, str]:
     """Every text that a study writes, by file name; a pure function of the results."""
-    shown = [
-        *overviews(results, study),
-        *map(markdown, tables_of(results, study)),
-        *metric_tables(results, study),
-    ]
+    shown = [*overviews(results, study), *map(markdown, tables_of(results, study))]
+    shown += [*metric_tables(results, study), *drift_tables(results, study)]
     return {
         PAGE: _page(results, study, shown, charts_of(results, study)),
         TABLES: "\n".join(shown),

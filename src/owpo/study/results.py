@@ -65,6 +65,17 @@ class Transfer(Section):
     """Digest of the set."""
 
 
+class Drift(Section):
+    """How far a candidate for the reference had gone."""
+
+    accepted: bool
+    """Whether it became the reference."""
+    kl: float
+    """KL(candidate || the reference that it was held against), nats a token."""
+    kl_first: float
+    """KL(candidate || the run's first reference)."""
+
+
 class Result(Section):
     """What one run came to."""
 
@@ -93,6 +104,8 @@ class Result(Section):
     """Of each evaluation on the selection set: rollout steps of the whole run, accuracy, its interval over problems."""
     metrics: dict[str, list[tuple[int, float]]] = Field(default_factory=dict)
     """By the metric's name: rollout steps at each evaluation, and the metric's mean over the steps since the last."""
+    drift: list[Drift] = Field(default_factory=list)
+    """Of each candidate for the reference, in order."""
     steps: int
     """Rollout steps."""
     responses: int
@@ -157,6 +170,15 @@ def result_of(run: StudyRun, out: Path, metrics: Sequence[str] = ()) -> Result:
         shared_problems=chosen["shared_problems"] if chosen is not None else 0,
         curve=[(step, *point) for step, point in sorted(evaluation_points(record).items())],
         metrics={name: means for name in metrics if (means := _means(record, name))},
+        drift=[
+            Drift(
+                accepted=line["accepted"],
+                kl=round(line["drift"]["reference"]["kl"], 6),
+                kl_first=round(line["drift"]["first"]["kl"], 6),
+            )
+            for line in record.lineage
+            if "drift" in line
+        ],
         steps=len(record.metrics),
         responses=_total(record, "groups_sampled") * run.config.rollout.group_size,
         updates=_total(record, "updates"),

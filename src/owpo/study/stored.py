@@ -6,8 +6,9 @@ Between two lines of a page,
     <!-- end -->
 
 stands what `filled` puts there: one line that says what made it, and the tables of studies/NAME.toml from the
-results stored in studies/results/NAME, or NAME-full. PART is `overview`, `tables` or `metrics`; words after it are
-looked for in the tables' titles. `python -m owpo.study.stored PAGE`, where studies/ is, writes a page anew.
+results stored in studies/results/NAME, or NAME-full. PART is `overview`, `tables`, `metrics` or `drift`; words
+after it are looked for in the tables' titles. `python -m owpo.study.stored PAGE`, where studies/ is, writes a page
+anew.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from owpo.errors import InputError
 from owpo.study.file import FOLDER, Study, read_study
-from owpo.study.metrics import metric_tables
+from owpo.study.metrics import drift_tables, metric_tables
 from owpo.study.overview import overviews
 from owpo.study.page import provenance, texts_of
 from owpo.study.results import Result, stored_results
@@ -32,6 +33,7 @@ _PARTS = {
     "overview": overviews,
     "tables": lambda results, study: [markdown(table) for table in tables_of(results, study)],
     "metrics": metric_tables,
+    "drift": drift_tables,
 }
 
 
