@@ -5,18 +5,26 @@ from pathlib import Path
 
 import pytest
 
-from owpo.study.file import read_study
+from owpo.study.file import find_study, read_study
 from owpo.study.grid import runs_of
 from owpo.study.results import Result
 
 ROOT = Path(__file__).parents[2]
+SHARED = {"recipe.toml", "tasks.toml"}
+STUDIES = sorted(
+    file.relative_to(ROOT / "studies").with_suffix("").as_posix()
+    for file in ROOT.glob("studies/**/*.toml")
+    if file.name not in SHARED
+)
 PAGE = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("file", sorted(ROOT.glob("studies/*.toml")), ids=lambda file: file.stem)
-def test_every_study_of_the_repository_is_whole(file, full, tmp_path):
-    study = read_study(file, full=full)
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_of_the_repository_is_whole(name, full, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study = read_study(find_study(name), full=full)
+    assert study.name == name
     assert len(runs_of(study, tmp_path)) == study.num_runs
 
 

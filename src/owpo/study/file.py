@@ -34,7 +34,7 @@ _NOT_TO_OVERRIDE = {
 class Study:
     """A study as it is to be run: reduced or whole.
 
-    name      of its file, without .toml
+    name      of its file, without .toml; in a folder of ./studies with that
     source    the recipe as the file names it; None where it stands in the file
     recipe    plain data
     is_full   whether the whole of it is meant, where there is a reduced form
@@ -111,7 +111,7 @@ def read_study(file: Path, *, full: bool = False) -> Study:
         recipe = _toml(file.parent / recipe, f"{file}: recipe = {recipe!r}: ")
     axes = {axis: getattr(read, axis) or {NAMELESS: {}} for axis in AXES}
     return Study(
-        name=file.stem,
+        name=_name_of(file),
         title=read.title,
         question=read.question,
         source=read.recipe if isinstance(read.recipe, str) else None,
@@ -187,8 +187,8 @@ def find_study(name: str) -> Path:
     for file in (Path(name), FOLDER / f"{name}.toml"):
         if file.suffix == ".toml" and file.is_file():
             return file
-    known = [file.stem for file in study_files()]
-    near = difflib.get_close_matches(Path(name).stem, known, n=1)
+    known = [_name_of(file) for file in study_files()]
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise InputError(
         f"no study {name!r}, neither as a file nor as {FOLDER / f'{name}.toml'}.{hint} owpo study --list shows all"
@@ -196,7 +196,17 @@ def find_study(name: str) -> Path:
 
 
 def study_files() -> list[Path]:
-    return sorted(FOLDER.glob("*.toml"))
+    """Of ./studies and its folders; what they share, recipes and tasks, is no study."""
+    files = sorted(FOLDER.rglob("*.toml"), key=lambda file: (len(file.parts), file))
+    return [
+        file for file in files if not {"question", "like"}.isdisjoint(_toml(file)) or file.parent == FOLDER
+    ]
+
+
+def _name_of(file: Path) -> str:
+    """What `find_study` finds it by, else its own name."""
+    name = file.with_suffix("")
+    return (name.relative_to(FOLDER) if name.is_relative_to(FOLDER) else Path(name.name)).as_posix()
 
 
 def _toml(file: Path, where: str = "") -> dict[str, Any]:
