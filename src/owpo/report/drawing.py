@@ -165,3 +165,8 @@ def some(rows: list[Any], tables: int = 1) -> list[Any]:
 def style(number: int) -> dict[str, Any]:
     """Line style of series `number`."""
     return {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)]}
+
+
+def mark(number: int) -> str:
+    """Its mark: another one where the colours begin anew."""
+    return MARKS[(number + number // len(SERIES)) % len(MARKS)]

@@ -8,15 +8,17 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from owpo.report.drawing import WIDE, Chart, percent, style
+from owpo.report.drawing import WIDE, Chart, mark, percent, style
 from owpo.report.series import Series, series
 from owpo.study.file import Study
+from owpo.study.overview import Overview, overviews_of
 from owpo.study.results import Result
+from owpo.study.tables import mean_of
 
 
 def charts_of(results: Sequence[Result], study: Study) -> list[Chart]:
-    """For every task and setting that has a result: the learning curves, then a figure a metric."""
-    charts = []
+    """All places in one figure; then for each that has a result the learning curves, and a figure a metric."""
+    charts = [_overview_chart(overview, study) for overview in overviews_of(results, study)]
     for task in study.tasks:
         for setting in study.settings:
             mine = [r for r in results if (r.task, r.setting) == (task, setting) and r.arm in study.arms]
@@ -85,6 +87,47 @@ def _metric_chart(results: Sequence[Result], study: Study, task: str, setting: s
     )
 
 
+def _overview_chart(overview: Overview, study: Study) -> Chart:
+    told = [
+        f"{arm} {percent(mean.mean)} on {place}"
+        for place, arms in overview.ones.items()
+        for arm, ones in arms.items()
+        if (mean := mean_of([*ones.values()])) is not None
+    ]
+    return Chart(
+        name="-".join(filter(None, ["overview", overview.setting, overview.measure])),
+        title=overview.title,
+        says=f"{overview.title}: {', '.join(told)}.",
+        draw=partial(_draw_overview, overview, study),
+        size=WIDE,
+    )
+
+
+def _draw_overview(overview: Overview, study: Study, figure: Figure) -> None:
+    axes = figure.subplots()
+    width = 0.8 / len(study.arms)
+    for number, arm in enumerate(study.arms):
+        means = [mean_of([*arms[arm].values()]) for arms in overview.ones.values()]
+        shown = [(x, mean) for x, mean in enumerate(means) if mean is not None]
+        axes.errorbar(
+            [x + (number - (len(study.arms) - 1) / 2) * width for x, _ in shown],
+            [mean.mean for _, mean in shown],
+            yerr=[
+                [max(0.0, mean.mean - mean.low) for _, mean in shown],
+                [max(0.0, min(1.0, mean.high) - mean.mean) for _, mean in shown],
+            ],
+            fmt=mark(number),
+            color=style(number)["color"],
+            linewidth=0.9,
+            label=arm or "the recipe",
+        )
+    axes.set_title(f"{overview.title}; right answers, 95% intervals over seeds", wrap=True)
+    axes.set_xticks(range(len(overview.ones)), list(overview.ones))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower left", ncols=4)
+
+
 def _draw(
     lines: Sequence[Series], title: str, num_seeds: int, figure: Figure, *, is_share: bool = True
 ) -> None:
@@ -93,7 +136,7 @@ def _draw(
         if not line.x:
             continue
         look = style(number)
-        axes.plot(line.x, line.y, marker=".", label=line.name or "the recipe", **look)
+        axes.plot(line.x, line.y, marker=mark(number), label=line.name or "the recipe", **look)
         low, high = line.low, line.high
         if is_share:
             low, high = ([min(1.0, max(0.0, value)) for value in side] for side in (low, high))

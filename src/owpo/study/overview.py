@@ -3,59 +3,80 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from owpo.study.file import Study
 from owpo.study.results import Result
 from owpo.study.tables import MEASURES, One, by_seed, capital, difference_of, line, mean_of
 
+_MEAN = "mean"
 
-def overviews(results: Sequence[Result], study: Study) -> list[str]:
-    """For each measure the tasks across, a table a setting; of a single task the settings across."""
+
+@dataclass(frozen=True)
+class Overview:
+    """A measure at several places of a study.
+
+    ones  by place, arm and seed; the place "mean" is over the tasks
+    """
+
+    setting: str
+    measure: str
+    title: str
+    ones: dict[str, dict[str, dict[int, One]]]
+
+
+def overviews_of(results: Sequence[Result], study: Study) -> list[Overview]:
+    """For each measure the tasks across, one a setting; of a single task the settings across."""
     found = []
     for measure in study.measures:
+        told = MEASURES[measure]
         if len(study.tasks) > 1:
             for setting in study.settings:
                 here = [r for r in results if r.setting == setting]
-                title = f"{setting}: {MEASURES[measure]}" if setting else capital(MEASURES[measure])
-                by_place = {task: [r for r in here if r.task == task] for task in study.tasks}
-                found.append(_overview(by_place, study, measure, title, with_mean=True))
+                ones = {
+                    task: _by_arm([r for r in here if r.task == task], study, measure) for task in study.tasks
+                }
+                ones[_MEAN] = {arm: _over_places([arms[arm] for arms in ones.values()]) for arm in study.arms}
+                title = f"{setting}: {told}" if setting else capital(told)
+                found.append(Overview(setting, measure, title, ones))
         elif len(study.settings) > 1:
             (task,) = study.tasks
-            by_place = {setting: [r for r in results if r.setting == setting] for setting in study.settings}
-            title = f"{task}: {MEASURES[measure]}" if task else capital(MEASURES[measure])
-            found.append(_overview(by_place, study, measure, title, with_mean=False))
-    return [table for table in found if table]
+            ones = {
+                setting: _by_arm([r for r in results if r.setting == setting], study, measure)
+                for setting in study.settings
+            }
+            found.append(Overview("", measure, f"{task}: {told}" if task else capital(told), ones))
+    return [each for each in found if any(arm for arms in each.ones.values() for arm in arms.values())]
 
 
-def _overview(
-    by_place: dict[str, list[Result]], study: Study, measure: str, title: str, *, with_mean: bool
-) -> str:
-    """ "" where nothing is measured."""
-    ones = {
-        place: {arm: by_seed(results, study, arm, measure) for arm in study.arms}
-        for place, results in by_place.items()
-    }
-    if not any(arm for arms in ones.values() for arm in arms.values()):
-        return ""
-    if with_mean:
-        ones["mean"] = {arm: _over_places([arms[arm] for arms in ones.values()]) for arm in study.arms}
+def overviews(results: Sequence[Result], study: Study) -> list[str]:
+    """As Markdown."""
+    return [_markdown(overview.title, overview.ones, study) for overview in overviews_of(results, study)]
+
+
+def _by_arm(results: Sequence[Result], study: Study, measure: str) -> dict[str, dict[int, One]]:
+    return {arm: by_seed(results, study, arm, measure) for arm in study.arms}
+
+
+def _markdown(title: str, ones: dict[str, dict[str, dict[int, One]]], study: Study) -> str:
     lines = [f"**{title}**", "", line(["arm", *ones]), line(["---"] * (1 + len(ones)))]
     for arm in study.arms:
         base = {place: arms.get(study.baseline or arm, {}) for place, arms in ones.items()}
         cells = [_cell(arms[arm], base[place], arm == study.baseline) for place, arms in ones.items()]
         lines.append(line([arm or "the recipe", *cells]))
-    return "\n".join([*lines, "", _note(study, by_place, ones), ""])
+    return "\n".join([*lines, "", _note(study, ones), ""])
 
 
-def _note(study: Study, places: Collection[str], ones: dict[str, dict[str, dict[int, One]]]) -> str:
+def _note(study: Study, ones: dict[str, dict[str, dict[int, One]]]) -> str:
     half = " ± half a 95% t interval" if len(study.seeds) > 1 else ""
     told = [f"Right answers in percent, means over {len(study.seeds)} seeds{half}"]
     if study.baseline is not None:
         told.append(
             f"in brackets the paired difference from {study.baseline}, bold where its interval leaves 0 out"
         )
-    missing = sum(len(study.seeds) - len(one) for place in places for one in ones[place].values())
+    places = [arms for place, arms in ones.items() if place != _MEAN]
+    missing = sum(len(study.seeds) - len(one) for arms in places for one in arms.values())
     return f"{'; '.join(told)}.{f' {missing} runs are missing.' if missing else ''}"
 
 
