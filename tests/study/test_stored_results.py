@@ -11,7 +11,9 @@ from owpo.study.stored import filled, stale_texts
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "studies"
-STORED = sorted(file.parent.relative_to(STUDIES / "results").as_posix() for file in STUDIES.glob(f"results/**/{FILE}"))
+STORED = sorted(
+    file.parent.relative_to(STUDIES / "results").as_posix() for file in STUDIES.glob(f"results/**/{FILE}")
+)
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 

@@ -27,6 +27,7 @@ from owpo.study.overrides import laid_over, nested
             r"measure = 'bset' is unknown. Did you mean 'best'\? Known: best, last, selection",
         ),
         ({"metrics": ["kl"]}, "metrics = 'kl' is unknown. .*Known: accuracy, entropy, kl_to_reference"),
+        ({"contrasts": [["owpo", "dpao"]]}, r"contrasts: 'dpao' is no arm. Did you mean 'dapo'\?"),
         ({"pass_at": 1}, "pass_at = 1 must be"),
         ({"references": {"dapo": {}}}, "dapo is both an arm and a reference; rename one"),
         (

@@ -40,6 +40,7 @@ class Study:
     is_full   whether the whole of it is meant, where there is a reduced form
     seeds     of each arm
     baseline  the arm that others are held against; None where there is but one
+    contrasts  pairs of arms whose difference is tabulated too, the first less the second
     measures  what is tabulated: "best", the last stage's best checkpoint on the selection set, or "last", the weights
               at the end of the run, both on the report set; or "selection", the best one's accuracy on the selection
               set, to choose by
@@ -62,6 +63,7 @@ class Study:
     is_full: bool
     seeds: tuple[int, ...]
     baseline: str | None
+    contrasts: tuple[tuple[str, str], ...]
     measures: tuple[Measure, ...]
     pass_at: int | None
     metrics: tuple[Metric, ...]
@@ -119,6 +121,7 @@ def read_study(file: Path, *, full: bool = False) -> Study:
         is_full=full and read.reduced is not None,
         seeds=tuple(shrink.seeds or read.seeds),
         baseline=read.baseline,
+        contrasts=tuple((a, b) for a, b in read.contrasts),
         measures=tuple(dict.fromkeys(read.measure)),
         pass_at=read.pass_at,
         metrics=tuple(dict.fromkeys(read.metrics)),

@@ -21,6 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 Axis = dict[str, dict[str, Any]]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 Steps = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
@@ -54,6 +55,7 @@ class Form(Section):
     recipe: Any
     seeds: Seeds
     baseline: str | None = None
+    contrasts: list[Pair] = Field(default_factory=list)
     measure: Annotated[tuple[Measure, ...], Field(min_length=1)] = ("best",)
     pass_at: Annotated[int, Field(ge=2)] | None = None
     metrics: list[Metric] = Field(default_factory=list)
@@ -115,6 +117,11 @@ class Form(Section):
             raise ValueError(
                 f"baseline = {self.baseline!r} is no arm.{did_you_mean(self.baseline, arms)} {known}"
             )
+        for name in (name for pair in self.contrasts for name in pair):
+            if name not in arms:
+                raise ValueError(
+                    f"contrasts: {name!r} is no arm.{did_you_mean(name, arms)} Arms: {', '.join(arms)}"
+                )
         self._check_references()
         self._check_tasks(known=[*(self.references or {}), *(self.arms or {})])
         for axis in AXES:

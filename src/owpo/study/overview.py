@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from owpo.study.file import Study
 from owpo.study.results import Result
-from owpo.study.tables import MEASURES, One, by_seed, capital, difference_of, line, mean_of
+from owpo.study.tables import MEASURES, Estimate, One, by_seed, capital, difference_of, line, mean_of
 
 _MEAN = "mean"
 
@@ -51,8 +51,13 @@ def overviews_of(results: Sequence[Result], study: Study) -> list[Overview]:
 
 
 def overviews(results: Sequence[Result], study: Study) -> list[str]:
-    """As Markdown."""
-    return [_markdown(overview.title, overview.ones, study) for overview in overviews_of(results, study)]
+    """As Markdown, each with its contrasts."""
+    found = []
+    for overview in overviews_of(results, study):
+        found.append(_markdown(overview.title, overview.ones, study))
+        if study.contrasts:
+            found.append(_contrasts(overview, study))
+    return found
 
 
 def _by_arm(results: Sequence[Result], study: Study, measure: str) -> dict[str, dict[int, One]]:
@@ -80,6 +85,28 @@ def _note(study: Study, ones: dict[str, dict[str, dict[int, One]]]) -> str:
     return f"{'; '.join(told)}.{f' {missing} runs are missing.' if missing else ''}"
 
 
+def _contrasts(overview: Overview, study: Study) -> str:
+    ones = overview.ones
+    title = f"{overview.title}: differences"
+    lines = [f"**{title}**", "", line(["points", *ones]), line(["---"] * (1 + len(ones)))]
+    for a, b in study.contrasts:
+        lines.append(
+            line([f"{a} − {b}", *(_points(difference_of(arms[a], arms[b])) for arms in ones.values())])
+        )
+    return "\n".join(
+        [*lines, "", "Paired seed by seed, ± half a 95% t interval; bold where it leaves 0 out.", ""]
+    )
+
+
+def _points(difference: Estimate | None) -> str:
+    if difference is None:
+        return ""
+    points = f"{100 * difference.mean:+.1f}"
+    if difference.excludes_zero:
+        points = f"**{points}**"
+    return f"{points} ± {50 * (difference.high - difference.low):.1f}"
+
+
 def _over_places(arms: Sequence[dict[int, One]]) -> dict[int, One]:
     """By seed the mean over places, of seeds that all places have."""
     seeds = set.intersection(*map(set, arms))
@@ -94,7 +121,4 @@ def _cell(mine: dict[int, One], base: dict[int, One], is_baseline: bool) -> str:
     difference = None if is_baseline else difference_of(mine, base)
     if difference is None or mine is base:
         return f"{right} ± {50 * (mean.high - mean.low):.1f}" if mean.num > 1 else right
-    points = f"{100 * difference.mean:+.1f}"
-    if difference.excludes_zero:
-        points = f"**{points}**"
-    return f"{right} ({points} ± {50 * (difference.high - difference.low):.1f})"
+    return f"{right} ({_points(difference)})"
