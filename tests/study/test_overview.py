@@ -62,7 +62,7 @@ def test_contrasts(tmp_path, recipe_data):
     data = study_data(recipe_data, **AXES, contrasts=[["dapo", "owpo"]])
     _, table = overviews(results_of(), read_study(write_study(tmp_path, data)))
     assert table.startswith("**The last stage's best checkpoint, chosen on the selection set: differences**")
-    assert "| dapo − owpo | -10.0 ± 84.2 | **+21.0** ± 12.7 | +5.5 ± 6.4 |" in table
+    assert "| dapo − owpo | -10.0 ± 65.8 | **+21.0** ± 12.7 | +5.5 ± 6.4 |" in table
 
 
 def test_settings_across_where_there_is_one_task(tmp_path, recipe_data):
