@@ -223,8 +223,8 @@ def test_a_run_that_learns_against_another(chained, tmp_path):
         "**easy: while it was trained**",
         "| pass@2, % |",
         "learns against the best checkpoint of `dapo`",
-        "(figures/locked-easy.svg)",
-        f"{results['dapo']['responses']} responses to train on and {results['dapo']['updates']} updates",
+        "(figures/metrics-easy.svg)",
+        f"- a run: {results['start']['responses']} to {results['dapo']['responses']} responses to train on, ",
     ):
         assert said in page
 

@@ -15,18 +15,19 @@ from owpo.study.overview import Overview, overviews_of
 from owpo.study.results import Result
 from owpo.study.tables import mean_of
 
+_PANELS = 3  # metrics in a row
+
 
 def charts_of(results: Sequence[Result], study: Study) -> list[Chart]:
-    """All places in one figure; then for each that has a result the learning curves, and a figure a metric."""
+    """All places in one figure; then for each that has a result the learning curves, and a panel a metric."""
     charts = [_overview_chart(overview, study) for overview in overviews_of(results, study)]
     for task in study.tasks:
         for setting in study.settings:
             mine = [r for r in results if (r.task, r.setting) == (task, setting) and r.arm in study.arms]
             if mine:
                 charts.append(_chart(mine, study, task, setting))
-            for name in study.metrics:
-                if any(name in r.metrics for r in mine):
-                    charts.append(_metric_chart(mine, study, task, setting, name))
+            if any(r.metrics for r in mine):
+                charts.append(_metrics_chart(mine, study, task, setting))
     return charts
 
 
@@ -65,26 +66,42 @@ def _chart(results: Sequence[Result], study: Study, task: str, setting: str) -> 
     )
 
 
-def _metric_chart(results: Sequence[Result], study: Study, task: str, setting: str, name: str) -> Chart:
-    lines = [
-        series(
-            arm,
-            [
-                {step: (value, value, value) for step, value in r.metrics[name]}
-                for r in results
-                if r.arm == arm and name in r.metrics
-            ],
-        )
-        for arm in study.arms
-    ]
+def _metrics_chart(results: Sequence[Result], study: Study, task: str, setting: str) -> Chart:
+    lines: dict[str, list[Series]] = {
+        name: [_metric_curve(results, arm, name) for arm in study.arms]
+        for name in study.metrics
+        if any(name in r.metrics for r in results)
+    }
     place = ", ".join(filter(None, (task, setting)))
+    rows = -(-len(lines) // _PANELS)
     return Chart(
-        name="-".join(filter(None, [name, task, setting])),
-        title=f"{place or study.title}: {name}",
-        says=f"{name} against rollout steps, each the mean since the evaluation before.",
-        draw=partial(_draw, lines, f"{place}: {name}" if place else name, len(study.seeds), is_share=False),
-        size=WIDE,
+        name="-".join(filter(None, ["metrics", task, setting])),
+        title=f"{place or study.title}: while it was trained",
+        says=f"Against rollout steps, each the mean since the evaluation before: {', '.join(lines)}.",
+        draw=partial(_draw_metrics, lines, rows),
+        size=(WIDE[0], 0.9 + 1.8 * rows),
     )
+
+
+def _metric_curve(results: Sequence[Result], arm: str, name: str) -> Series:
+    members = [r.metrics[name] for r in results if r.arm == arm and name in r.metrics]
+    return series(arm, [{step: (value, value, value) for step, value in points} for points in members])
+
+
+def _draw_metrics(lines: dict[str, list[Series]], rows: int, figure: Figure) -> None:
+    panels = figure.subplots(rows, min(_PANELS, len(lines)), squeeze=False).flatten()
+    handles = {}
+    for axes, (name, each) in zip(panels, lines.items(), strict=False):
+        for number, line in enumerate(each):
+            if line.x:
+                look = style(number)
+                (handles[line.name or "the recipe"],) = axes.plot(line.x, line.y, marker=mark(number), **look)
+                axes.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.12, linewidth=0)
+        axes.set_title(name)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for axes in panels[len(lines) :]:
+        axes.set_axis_off()
+    figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=5)
 
 
 def _overview_chart(overview: Overview, study: Study) -> Chart:
@@ -128,24 +145,19 @@ def _draw_overview(overview: Overview, study: Study, figure: Figure) -> None:
     figure.legend(loc="outside lower left", ncols=4)
 
 
-def _draw(
-    lines: Sequence[Series], title: str, num_seeds: int, figure: Figure, *, is_share: bool = True
-) -> None:
+def _draw(lines: Sequence[Series], title: str, num_seeds: int, figure: Figure) -> None:
     axes = figure.subplots()
     for number, line in enumerate(lines):
         if not line.x:
             continue
         look = style(number)
         axes.plot(line.x, line.y, marker=mark(number), label=line.name or "the recipe", **look)
-        low, high = line.low, line.high
-        if is_share:
-            low, high = ([min(1.0, max(0.0, value)) for value in side] for side in (low, high))
+        low, high = ([min(1.0, max(0.0, value)) for value in side] for side in (line.low, line.high))
         axes.fill_between(line.x, low, high, color=look["color"], alpha=0.12, linewidth=0)
-    over = "over problems" if num_seeds == 1 and is_share else "over seeds"
+    over = "over problems" if num_seeds == 1 else "over seeds"
     axes.set_title(f"{title}, with 95% intervals {over}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rollout steps")
-    if is_share:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower left", ncols=4)

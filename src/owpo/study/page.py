@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ def _what_was_run(results: Sequence[Result], study: Study) -> list[str]:
         f"- machine: {'; '.join(_each(_machine(result.machine) for result in results))}",
         f"- time: {hours:.2f} hours of rollout steps in all runs, evaluations not counted; "
         f"{sum(result.steps for result in results)} steps",
-        f"- a run: {'; '.join(_each(_amount(result) for result in results))}",
+        f"- a run: {_range(result.responses for result in results)} responses to train on, "
+        f"{_range(result.updates for result in results)} updates",
     ]
     return lines
 
@@ -131,8 +132,9 @@ def _code(result: Result) -> str:
     return f"commit {str(result.code.get('commit'))[:12]}{changed}"
 
 
-def _amount(result: Result) -> str:
-    return f"{result.responses} responses to train on and {result.updates} updates"
+def _range(values: Iterable[int]) -> str:
+    low, *rest = sorted(set(values))
+    return f"{low} to {rest[-1]}" if rest else str(low)
 
 
 def _machine(machine: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from owpo.study.grid import Point, StudyRun, points_of, runs_of
 from owpo.study.jobs import best_row, transfer_folders
 
 FILE = "results.jsonl"
-_MACHINE = ("platform", "processor", "cpu_count", "cuda", "python", "torch", "transformers", "owpo")
+_MACHINE = ("cpu_count", "cuda", "python", "torch", "transformers", "owpo")
 
 
 class Score(Section):
@@ -185,7 +185,7 @@ def result_of(run: StudyRun, out: Path, metrics: Sequence[str] = ()) -> Result:
         seconds=round(sum(line["seconds"] or 0.0 for line in record.timing), 3),
         finished=finished.isoformat(timespec="seconds"),
         code=start.get("code"),
-        machine={name: start.get(name) for name in _MACHINE},
+        machine=_machine(start),
     )
 
 
@@ -205,6 +205,12 @@ def _counts(version: str, evaluation: Evaluation) -> Score:
         samples=evaluation.correct_NK.shape[1],
         correct=evaluation.correct_NK.sum(dim=1).tolist(),
     )
+
+
+def _machine(start: dict[str, Any]) -> dict[str, Any]:
+    """What decides the bits, in short: of the platform the system and the processor."""
+    system = str(start.get("platform")).partition("-")[0]
+    return {"platform": f"{system} {start.get('processor')}", **{name: start.get(name) for name in _MACHINE}}
 
 
 def _total(record: RunRecord, name: str) -> int:
