@@ -3,7 +3,7 @@
 # make trl-check  that script in one process and in two, killed and resumed, in about six minutes
 # make test    the tests
 # make check   lint, format, types
-# make docs    docs/recipe.md from the code
+# make docs    docs/recipe.md from the code, docs/results.md and studies/results from the stored results
 # make screenshots  the pictures of the report in docs/images, of the demo's run; needs Chromium
 # make bench   what docs/benchmarks.md measures by command, beside TRL in .venv-trl: about 50 minutes on two quiet cores
 #              (a GPU has its own: .venv/bin/python benchmarks/gpu.py)
@@ -85,6 +85,8 @@ check: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m owpo.recipe_page > docs/recipe.md
+	for file in studies/results/*/results.jsonl; do folder=$${file%/*}; \
+		$(BIN)/owpo study $${folder##*/} --tables --out $$folder || exit 1; done
 	$(BIN)/python -m owpo.study.stored docs/results.md
 
 bench: $(READY)
