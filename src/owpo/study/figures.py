@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from owpo.report.drawing import WIDE, Chart, mark, percent, style
 from owpo.report.series import Series, series
 from owpo.study.file import Study
+from owpo.study.measures import mean_of
 from owpo.study.overview import Overview, overviews_of
 from owpo.study.results import Result
-from owpo.study.tables import mean_of
 
 _PANELS = 3  # metrics in a row
 

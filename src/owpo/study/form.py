@@ -163,9 +163,10 @@ class Form(Section):
                     'transfer.longer = { kind = "chain_addition", terms = 10, count = 200 }'
                 )
             for name in sets:
-                if not _NAME.fullmatch(name):
+                if name in (*get_args(Measure), "references") or not _NAME.fullmatch(name):
                     raise ValueError(
-                        f"tasks.{task}.transfer.{name}: a name is of letters, digits, '_', '.' and '-'"
+                        f"tasks.{task}.transfer.{name}: a set's name is of letters, digits, '_', '.' and '-', and none "
+                        "of the measures"
                     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from owpo.study.file import Study
+from owpo.study.measures import TITLES, Estimate, One, by_seed, difference_of, mean_of
 from owpo.study.results import Result
-from owpo.study.tables import MEASURES, Estimate, One, by_seed, capital, difference_of, line, mean_of
+from owpo.study.tables import capital, line
 
 _MEAN = "mean"
 
@@ -30,7 +31,7 @@ def overviews_of(results: Sequence[Result], study: Study) -> list[Overview]:
     """For each measure the tasks across, one a setting; of a single task the settings across."""
     found = []
     for measure in study.measures:
-        told = MEASURES[measure]
+        told = TITLES[measure]
         if len(study.tasks) > 1:
             for setting in study.settings:
                 here = [r for r in results if r.setting == setting]

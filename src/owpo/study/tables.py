@@ -1,49 +1,20 @@
 """A study's tables: mean accuracies over seeds, and paired differences from the baseline, each with its 95% interval.
 
-All of it is a pure function of the results. The statistics are `evaluation.intervals`; here it is only decided what
-they are taken of. Shape legend: S seeds, N problems, K samples per problem.
+All of it is a pure function of the results.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
 
-from owpo.evaluation.intervals import accuracy_interval, paired_difference
 from owpo.study.file import NAMELESS, Study
-from owpo.study.results import Result, Score
+from owpo.study.measures import TITLES, Estimate, before_training, by_seed, difference_of, mean_of, size_of
+from owpo.study.results import Result
 
 BEFORE = "before training"
-MEASURES = {
-    "best": "the last stage's best checkpoint, chosen on the selection set",
-    "last": "the weights at the end of the run",
-    "selection": "the last stage's best checkpoint on the selection set, by which it was chosen",
-    "references": "the references, their best checkpoints",
-}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """
-    mean, low, high  in [0, 1], of a difference in [-1, 1]
-    over             what the 95% interval is over: seeds, or with one seed problems
-    num              how many seeds
-    """
-
-    mean: float
-    low: float
-    high: float
-    over: Literal["seeds", "problems"]
-    num: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -61,26 +32,6 @@ class Row:
     difference: Estimate | None = None
     is_best: bool = False
     pass_at: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class One:
-    """What a measure is in one run.
-
-    interval  over problems
-    shares_N  of each problem's right samples; None where they are not known
-    problems  digest of the set
-    """
-
-    value: float
-    interval: Callable[[], tuple[float, float]]
-    shares_N: list[float] | None = None
-    problems: str = ""
-
-    @classmethod
-    def of(cls, value: float) -> One:
-        """A number that has no interval over problems."""
-        return cls(value, lambda: (value, value))
 
 
 @dataclass(frozen=True)
@@ -108,7 +59,7 @@ class Table:
     @property
     def title(self) -> str:
         place = ", ".join(filter(None, (self.task, self.setting)))
-        told = MEASURES.get(self.measure, f"the last stage's best checkpoint, on {self.measure}")
+        told = TITLES.get(self.measure, f"the last stage's best checkpoint, on {self.measure}")
         return f"{place}: {told}" if place else capital(told)
 
 
@@ -143,10 +94,9 @@ def _table(results: Sequence[Result], study: Study, task: str, setting: str, mea
     if best is not None and best.difference is not None and best.difference.excludes_zero:
         rows[rows.index(best)] = replace(best, is_best=True)
     start = [r for r in results if r.arm == (baseline or next(iter(arms))) and r.seed in study.seeds]
-    if before := mean_of([one for r in start if (one := _before(r, measure)) is not None]):
-        passes = [] if study.pass_at is None else [_before(r, measure, study.pass_at) for r in start]
-        rows.insert(0, Row(BEFORE, before, pass_at=mean_of([one for one in passes if one is not None])))
-    found = [score for r in results if r.arm in arms and (score := r.score(_column(measure))) is not None]
+    if (before := mean_of(before_training(start, measure))) is not None:
+        passes = [] if study.pass_at is None else before_training(start, measure, study.pass_at)
+        rows.insert(0, Row(BEFORE, before, pass_at=mean_of(passes)))
     planned = len(arms) * len(study.seeds)
     return Table(
         task=task,
@@ -158,7 +108,7 @@ def _table(results: Sequence[Result], study: Study, task: str, setting: str, mea
         planned=planned,
         missing=planned - sum(map(len, by_arm.values())),
         shared=0 if measure in study.transfer[task] else max((r.shared_problems for r in results), default=0),
-        size=(len(found[0].correct), found[0].samples) if found else None,
+        size=size_of([r for r in results if r.arm in arms], measure),
         pass_at=None if measure == "selection" else study.pass_at,
     )
 
@@ -170,85 +120,6 @@ def _column(measure: str) -> str:
 def _accuracy(row: Row) -> float:
     assert row.accuracy is not None
     return row.accuracy.mean
-
-
-def by_seed(
-    results: Sequence[Result], study: Study, arm: str, measure: str, pass_at: int | None = None
-) -> dict[int, One]:
-    """By seed, what the arm's run came to; with `pass_at`, its pass@j."""
-    found = {}
-    for result in results:
-        if result.arm != arm or result.seed not in study.seeds:
-            continue
-        if measure == "selection":
-            value, low, high = result.selection
-            if pass_at is None:
-                found[result.seed] = One(value, partial(_both, low, high))
-            continue
-        one = _one(result.score(_column(measure)), _problems(result, measure), pass_at)
-        if one is not None:
-            found[result.seed] = one
-    return dict(sorted(found.items()))
-
-
-def _before(result: Result, measure: str, pass_at: int | None = None) -> One | None:
-    """What the run started from, where it was measured."""
-    if measure == "selection":
-        return None
-    transfer = result.transfer.get(measure)
-    return _one(result.base if transfer is None else transfer.base, _problems(result, measure), pass_at)
-
-
-def _problems(result: Result, measure: str) -> str:
-    return result.transfer[measure].problems if measure in result.transfer else result.problems
-
-
-def _both(low: float, high: float) -> tuple[float, float]:
-    return low, high
-
-
-def _one(score: Score | None, problems: str, pass_at: int | None) -> One | None:
-    if score is None:
-        return None
-    if pass_at is not None:
-        shares_N = score.pass_at(pass_at)
-        return One(statistics.fmean(shares_N), lambda: _over_problems(shares_N), shares_N, problems)
-    return One(score.accuracy, lambda: _over_samples(score), score.shares, problems)
-
-
-def _over_samples(score: Score) -> tuple[float, float]:
-    found = accuracy_interval([[1.0] * count + [0.0] * (score.samples - count) for count in score.correct])
-    return found.low, found.high
-
-
-def _over_problems(shares_N: list[float]) -> tuple[float, float]:
-    found = accuracy_interval([[share] for share in shares_N])
-    return found.low, found.high
-
-
-def mean_of(ones: Sequence[One]) -> Estimate | None:
-    """Over S seeds a t interval, `paired_difference` from nothing; with one seed that over its problems."""
-    if not ones:
-        return None
-    if len(ones) == 1:
-        return Estimate(ones[0].value, *ones[0].interval(), "problems", 1)
-    value_S = [one.value for one in ones]
-    mean, low, high = paired_difference(value_S, [0.0] * len(value_S))
-    return Estimate(mean, max(0.0, low), high, "seeds", len(ones))
-
-
-def difference_of(mine: dict[int, One], base: dict[int, One]) -> Estimate | None:
-    """Paired over the seeds that both have; with one such seed over problems, where both answered the same ones."""
-    shared = [seed for seed in mine if seed in base]
-    if not shared:
-        return None
-    if len(shared) == 1:
-        a, b = mine[shared[0]], base[shared[0]]
-        if a.shares_N is None or b.shares_N is None or a.problems != b.problems:
-            return None
-        return Estimate(*paired_difference(a.shares_N, b.shares_N), "problems", 1)
-    a_S, b_S = ([side[seed].value for seed in shared] for side in (mine, base))
-    return Estimate(*paired_difference(a_S, b_S), "seeds", len(shared))
 
 
 def markdown(table: Table) -> str:
@@ -313,7 +184,7 @@ def _note(table: Table) -> str:
 
 
 def _set_name(table: Table) -> str:
-    return "Report set" if table.measure in MEASURES else capital(table.measure)
+    return "Report set" if table.measure in TITLES else capital(table.measure)
 
 
 def line(cells: Sequence[str]) -> str:
