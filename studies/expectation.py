@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -39,11 +40,16 @@ _BLOCK = re.compile(r"(<!-- expectation -->\n).*?(<!-- end -->)", re.DOTALL)
 def measure(task: str, pair: str, seed: int) -> None:
     from owpo import measure_expectation
     from owpo.expectation.measure import Design
+    from owpo.runs.environment import code_version
 
     learner, reference = (_model(task, name, seed) for name in PAIRS[pair])
     design = Design(prompts=32, samples=192, flips=FLIPS, batches=32)
     like = STUDY / "runs" / f"{task}-owpo-seed{seed}"
-    found = measure_expectation(learner, reference, like, design).found
+    found = {
+        "commit": (code_version() or {}).get("commit"),
+        "date": datetime.now(UTC).date().isoformat(),
+        **measure_expectation(learner, reference, like, design).found,
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     _file(task, pair, seed).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -58,16 +64,22 @@ def _model(task: str, name: str, seed: int) -> Path:
     return folder / "versions" / next(row["version"] for row in rows if "stage" in row)
 
 
-def _file(task: str, pair: str, seed: int) -> Path:
-    return RESULTS / f"{task}-{pair}-seed{seed}.json"
+def _file(task: str, pair: str, seed: int, results: Path = RESULTS) -> Path:
+    return results / f"{task}-{pair}-seed{seed}.json"
 
 
 def tables(results: Path = RESULTS) -> str:
     """What is stored, averaged over tasks, then over seeds with half a t interval."""
-    lines = []
+    stored = [json.loads(_file(*place, results).read_text()) for place in product(TASKS, PAIRS, SEEDS)]
+    commits, dates = (sorted({str(each[key])[:12] for each in stored}) for key in ("commit", "date"))
+    seeds = ", ".join(map(str, SEEDS))
+    lines = [
+        f"*`python studies/expectation.py`, seeds {seeds}, commit {', '.join(commits)}, {', '.join(dates)}*",
+        "",
+    ]
     for pair in PAIRS:
         found = {
-            (task, seed): json.loads((results / f"{task}-{pair}-seed{seed}.json").read_text())
+            (task, seed): json.loads(_file(task, pair, seed, results).read_text())
             for task, seed in product(TASKS, SEEDS)
         }
         mean = partial(_mean, found)

@@ -34,7 +34,7 @@ def describe_environment(
     """
     return {
         "owpo": version("owpo"),
-        "code": _code_version(),
+        "code": code_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
@@ -68,7 +68,7 @@ def earlier_starts(log: JSONLLog) -> tuple[list[dict[str, Any]], Path | None]:
     return [], aside
 
 
-def _code_version() -> dict[str, Any] | None:
+def code_version() -> dict[str, Any] | None:
     """Commit of the checkout that this package runs from and whether it has local changes; None when installed."""
     here = Path(__file__).resolve().parent
     inside = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
