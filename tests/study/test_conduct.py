@@ -21,6 +21,7 @@ from owpo.study import conduct as conducting
 from owpo.study.conduct import conduct, default_jobs, write_stored
 from owpo.study.file import read_study
 from owpo.study.grid import runs_of
+from owpo.study.jobs import transfer_folders
 from owpo.study.stored import stale_texts
 from owpo.study.workers import Failure
 
@@ -240,6 +241,32 @@ def test_a_run_that_learns_against_another(chained, tmp_path):
     shutil.rmtree(moved / "runs")
     with pytest.raises(InputError, match=r"easy-owpo-seed0, .* is gone; remove its line from results.jsonl"):
         conduct(read_study(write_study(tmp_path, chained)), moved, tell=lambda _: None)
+
+
+def test_a_reference_that_was_made_anew(chained, tmp_path, done_here):
+    """What learned against the earlier one is not passed off as of the new one; nor is another set of the same name."""
+    chained["arms"] = {"opd": chained["arms"]["opd"], "dapo": chained["arms"]["dapo"]}
+    out, transfer = tmp_path / "out", chained["tasks"]["easy"].pop("transfer")
+    conduct(read_study(write_study(tmp_path, chained)), out, tell=lambda _: None)
+    start = out / "runs" / "easy-start-seed0"
+    chained["references"]["start"]["training"] = {"learning_rate": 0.5}
+    shutil.rmtree(start)
+    (changed,) = [
+        r for r in runs_of(read_study(write_study(tmp_path, chained)), out) if r.point.arm == "start"
+    ]
+    train(changed.config)
+    with pytest.raises(InputError, match="easy-opd-seed0 learned against an earlier run of easy-start-seed0"):
+        conduct(read_study(write_study(tmp_path, chained)), out, tell=lambda _: None)
+    (start / "result.json").unlink()
+    with pytest.raises(InputError, match="easy-opd-seed0 learned against an earlier run"):
+        conduct(read_study(write_study(tmp_path, chained)), out, tell=lambda _: None)
+
+    def folders(limit: int) -> list[Path]:
+        chained["tasks"]["easy"]["transfer"] = {"again": {**transfer["again"], "limit": limit}}
+        (run,) = [r for r in runs_of(read_study(write_study(tmp_path, chained)), out) if r.point.arm == "opd"]
+        return [path for _, _, path in transfer_folders(run, out)]
+
+    assert folders(1) == folders(1) != folders(2)
 
 
 def test_one_study_a_folder(small, tmp_path, done_here):

@@ -39,6 +39,7 @@ from owpo.study.overrides import laid_over, nested
             {"tasks": {"x": {"arms": {"dpao": {}}}}},
             r"tasks.x.arms.dpao must be .*arms or references. Did you mean 'dapo'\?",
         ),
+        ({"tasks": {"x": {"arms": "dapo"}}}, "tasks.x.arms = 'dapo' must be a table of overrides by arm"),
         ({"tasks": {"x": {"arms": {"dapo": {"seed": 1}}}}}, "tasks.x.arms.dapo.seed is not to be overridden"),
         ({"tasks": {"x": {"transfer": {"kind": "jsonl"}}}}, "tasks.x.transfer holds problem sets by name"),
         ({"recipe": 3}, "recipe = 3 must be the path of a recipe"),

@@ -19,7 +19,7 @@ from owpo.runs.folder import RunFolder
 from owpo.stop import StopSignal
 from owpo.study.file import Study
 from owpo.study.grid import StudyRun, runs_of
-from owpo.study.jobs import is_done, jobs_of
+from owpo.study.jobs import is_done, is_of_another_reference, jobs_of
 from owpo.study.page import write_page
 from owpo.study.results import Result, ResultsFile, result_of, stored_results
 from owpo.study.workers import Failure, Job, work
@@ -113,6 +113,9 @@ def _known_results(study: Study, runs: Sequence[StudyRun], out: Path) -> dict[ob
                 known[run.point] = line
             continue
         refusal = _other_recipe(run)
+        if refusal is None and is_of_another_reference(run, out):
+            assert run.reference is not None
+            refusal = f"{run.folder} learned against an earlier run of {run.reference.key}"
         if refusal is not None:
             others.append(f"  {refusal}")
         elif is_done(run, out):

@@ -150,7 +150,10 @@ class Form(Section):
 
     def _check_tasks(self, known: list[str]) -> None:
         for task, point in (self.tasks or {}).items():
-            for name, table in point.get("arms", {}).items():
+            arms = point.get("arms", {})
+            if not isinstance(arms, dict):
+                raise ValueError(f"tasks.{task}.arms = {arms!r} must be a table of overrides by arm")
+            for name, table in arms.items():
                 if name not in known or not isinstance(table, dict):
                     raise ValueError(
                         f"tasks.{task}.arms.{name} must be a table of overrides for one of the study's arms or "

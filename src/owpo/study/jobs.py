@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -42,6 +43,22 @@ def jobs_of(runs: Sequence[StudyRun], out: Path) -> dict[Point, list[Job]]:
     return {run.point: [train(run), *_transfer_jobs(run, out, train(run))] for run in runs}
 
 
+def is_of_another_reference(run: StudyRun, out: Path) -> bool:
+    """Whether a run that has begun learned against other weights than its reference's run has now.
+
+    False where that run's folder is gone: then its line in results.jsonl is all that is known of it.
+    """
+    if run.reference is None or not (teacher := out / "runs" / run.reference.key).exists():
+        return False
+    result = RunFolder(teacher).result()
+    if (
+        result is None
+    ):  # a reference is done before anything learns against it, so this one is being made anew
+        return True
+    best = RunFolder(teacher).versions.describe(best_row(result)["version"])
+    return RunFolder(run.folder).versions.describe("reference").hash != best.hash
+
+
 def is_done(run: StudyRun, out: Path) -> bool:
     return RunFolder(run.folder).result() is not None and all(
         _is_measured(folder) for _, _, folder in transfer_folders(run, out)
@@ -49,10 +66,14 @@ def is_done(run: StudyRun, out: Path) -> bool:
 
 
 def transfer_folders(run: StudyRun, out: Path) -> Iterator[tuple[str, str, Path]]:
-    """(set, "base" or "best", the evaluation's folder) of each measurement of the run beside the report set."""
-    for name in run.transfer:
+    """(set, "base" or "best", the evaluation's folder) of each measurement of the run beside the report set.
+
+    A set of the same name with other problems has another folder.
+    """
+    for name, table in run.transfer.items():
+        digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:8]
         for which in (BASE, "best") if run.measures_base else ("best",):
-            yield name, which, out / "transfer" / f"{run.point.key}-{name}-{which}"
+            yield name, which, out / "transfer" / f"{run.point.key}-{name}-{digest}-{which}"
 
 
 def best_row(result: dict[str, Any]) -> dict[str, Any]:

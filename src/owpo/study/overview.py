@@ -75,14 +75,15 @@ def _markdown(title: str, ones: dict[str, dict[str, dict[int, One]]], study: Stu
 
 
 def _note(study: Study, ones: dict[str, dict[str, dict[int, One]]]) -> str:
+    places = [arms for place, arms in ones.items() if place != _MEAN]
+    missing = sum(len(study.seeds) - len(one) for arms in places for one in arms.values())
     half = " ± half a 95% t interval" if len(study.seeds) > 1 else ""
-    told = [f"Right answers in percent, means over {len(study.seeds)} seeds{half}"]
+    seeds = f"{'up to ' if missing else ''}{len(study.seeds)} seeds"
+    told = [f"Right answers in percent, means over {seeds}{half}"]
     if study.baseline is not None:
         told.append(
             f"in brackets the paired difference from {study.baseline}, bold where its interval leaves 0 out"
         )
-    places = [arms for place, arms in ones.items() if place != _MEAN]
-    missing = sum(len(study.seeds) - len(one) for arms in places for one in arms.values())
     return f"{'; '.join(told)}.{f' {missing} runs are missing.' if missing else ''}"
 
 

@@ -71,7 +71,7 @@ def provenance(results: Sequence[Result], study: Study) -> str:
     """In one line what made the numbers, and how to make them again."""
     dates = sorted(result.finished[:10] for result in results)
     commits = ", ".join(_each(_code(result) for result in results))
-    seeds = ", ".join(map(str, study.seeds))
+    seeds = ", ".join(map(str, sorted({result.seed for result in results})))
     return f"`{study.command}`, seeds {seeds}, {commits}, {_span(dates[0], dates[-1])}"
 
 
