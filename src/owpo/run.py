@@ -87,7 +87,10 @@ def train(
             f"run.folder {str(path)!r} exists; go on with it by `owpo resume {path}`, choose another by "
             "--run.folder, or remove it to start afresh"
         )
-    _check_place(path)
+    _check_place(path, "run.folder", path)
+    if config.evaluation.share is not None:
+        share = Path(config.evaluation.share)
+        _check_place(share / "samples", "evaluation.share", share)
     if config.run.engine != "local":
         check_host(config.run.engine)
     config = _with_threads(config, config.run.threads or torch.get_num_threads())
@@ -184,8 +187,8 @@ def _problems(config: RunConfig, verifier: Verifier) -> ProblemSets:
     return problems
 
 
-def _check_place(path: Path) -> None:
-    """A folder can be made at `path`: said now, and not after a base model has been trained.
+def _check_place(path: Path, entry: str, given: Path) -> None:
+    """Something can be made at `path`, for an entry of the recipe: said now, not after a base has been trained.
 
     Another name is tried, since a folder of this one, left by a kill, would be taken for a run.
     """
@@ -194,7 +197,7 @@ def _check_place(path: Path) -> None:
         Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)).rmdir()
     except OSError as error:
         raise InputError(
-            f"run.folder {str(path)!r} cannot be made: {error.strerror}; choose another"
+            f"{entry} {str(given)!r} cannot be made: {error.strerror}; choose another"
         ) from error
 
 

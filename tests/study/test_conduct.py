@@ -217,6 +217,10 @@ def test_a_run_that_learns_against_another(chained, tmp_path):
     )
     assert [each["again"]["base"] is None for each in transfer.values()] == [True, True, False]
     assert results["start"]["transfer"] == {}
+    # Each run measures the base, its reference and its best; whatever has the same weights is sampled once.
+    measured = [json.loads(each.read_text()) for each in out.glob("runs/*/report/*/evaluation.json")]
+    assert len(measured) == 10
+    assert len(list((out / "evaluations").iterdir())) == len({each["model_hash"] for each in measured}) < 10
     page = (out / "README.md").read_text()
     for said in (
         "**easy: the references, their best checkpoints**",

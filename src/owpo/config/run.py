@@ -172,6 +172,9 @@ class EvaluationConfig(Section):
     """Responses per report problem, for the closing table."""
     report_last: bool = False
     """Measure the weights at the end of the last stage in the closing table too, whether or not they are its best."""
+    share: PathString | None = None
+    """A folder where runs leave the closing table's samples for each other: the same weights, asked the same problems
+    with the same settings, are sampled once."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

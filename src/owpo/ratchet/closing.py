@@ -9,6 +9,7 @@ and how much better than it is the chosen one is expected to look.
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from owpo.evaluation.evaluate import Evaluation
 from owpo.evaluation.folder import EvaluationFolder, OtherSettings
 from owpo.evaluation.intervals import paired_difference
 from owpo.evaluation.selection import selection_inflation
+from owpo.evaluation.shared import leave, shared_file, take
 from owpo.problems.overlap import normalised
 from owpo.training.session import Session
 
@@ -71,10 +73,15 @@ def _measure(session: Session, id: str) -> Evaluation:
     except OtherSettings:  # of weights that a damaged checkpoint took with it
         shutil.rmtree(path)
         folder = EvaluationFolder.open(path, settings)
-    policy = session.version_to_measure(id)
     judge_again = folder.begin("report", session.report, report["grader"])
-    evaluation = session.evaluate_report(policy, id, folder.samples_file("report"), judge_again)
+    own, share = folder.samples_file("report"), session.config.evaluation.share
+    shared = shared_file(Path(share), settings) if share is not None else None
+    if shared is not None:
+        take(shared, own)
+    evaluation = session.evaluate_report(session.version_to_measure(id), id, own, judge_again)
     folder.finish(settings, {"report": evaluation.to_json()})
+    if shared is not None:
+        leave(own, shared)
     return evaluation
 
 

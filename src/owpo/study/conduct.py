@@ -130,10 +130,11 @@ def _known_results(study: Study, runs: Sequence[StudyRun], out: Path) -> dict[ob
 
 
 def _other_recipe(run: StudyRun) -> str | None:
-    """How the run in the folder differs from what is asked for; where it lies, and its reference, is no difference."""
+    """How the run in the folder differs from what is asked for; where it, its reference and the study lie is none."""
     begun = RunFolder.read_config(run.folder)
     section = run.config.run.model_copy(update={"folder": begun.run.folder})
-    config = run.config.model_copy(update={"run": section})
+    evaluation = run.config.evaluation.model_copy(update={"share": begun.evaluation.share})
+    config = run.config.model_copy(update={"run": section, "evaluation": evaluation})
     if run.reference is not None:
         model = getattr(begun.ratchet, "reference", None) or ""
         if Path(model).parts[-3:-1] == (run.reference.key, "versions"):

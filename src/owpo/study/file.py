@@ -27,6 +27,7 @@ _NOT_TO_OVERRIDE = {
     ("run", "folder"): "every run has a folder of its own in the study's",
     ("run", "threads"): "every run has one thread, and --jobs says how many go on at once",
     ("evaluation", "report_last"): "measure says what is measured",
+    ("evaluation", "share"): "a study's runs share its folder evaluations/",
 }
 
 

@@ -169,6 +169,7 @@ def _add_run(
     if transfer:
         asked["transfer"] = transfer
     data["run"] = {**data["run"], "folder": str(out / "runs" / point.key)}
+    data = laid_over(data, {"evaluation": {"share": str(out / "evaluations")}})
     config = build_config(data, where)
     if point.arm not in study.references:
         _check_at(study, point, config)
