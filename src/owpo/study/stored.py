@@ -7,8 +7,8 @@ Between two lines of a page,
 
 stands what `filled` puts there: one line that says what made it, and the tables of studies/NAME.toml from the
 results stored in studies/results/NAME, or NAME-full. PART is `overview`, `tables`, `metrics` or `drift`; words
-after it are looked for in the tables' titles. `python -m owpo.study.stored PAGE`, where studies/ is, writes a page
-anew.
+after it are looked for in the tables' titles. NAME+OTHER are two studies, or more, read as one (`tuned`).
+`python -m owpo.study.stored PAGE`, where studies/ is, writes a page anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from owpo.study.overview import overviews
 from owpo.study.page import provenance, texts_of
 from owpo.study.results import Result, stored_results
 from owpo.study.tables import markdown, tables_of
+from owpo.study.tuned import tuned
 
 _BLOCK = re.compile(
     r"<!-- study (?P<name>\S+) (?P<part>\w+)(?P<words>[^>]*?) -->\n.*?<!-- end -->", re.DOTALL
@@ -64,14 +65,19 @@ def filled(page: str, studies: Path) -> str:
 
     def fill(block: re.Match[str]) -> str:
         name, part, words = block["name"], block["part"], block["words"].split()
-        study, results = _stored(studies, name)
+        stored = [_stored(studies, each) for each in name.split("+")]
+        made_by = "; ".join(provenance(results, study) for study, results in stored)
+        study, results = stored[0]
+        if len(stored) > 1:
+            study, results, told = tuned(stored)
+            made_by = f"{made_by}. {told}"
         tables = _chosen(results, study, part, words)
         opening = block[0].partition("\n")[0]
         if not tables:
             raise InputError(
                 f"{opening}: no such table; its words must be in a title of part {', '.join(_PARTS)}"
             )
-        return "\n".join([opening, f"*{provenance(results, study)}*", "", *tables, "<!-- end -->"])
+        return "\n".join([opening, f"*{made_by}*", "", *tables, "<!-- end -->"])
 
     return _BLOCK.sub(fill, page)
 
