@@ -65,6 +65,16 @@ def test_contrasts(tmp_path, recipe_data):
     assert "| dapo − owpo | -10.0 ± 65.8 | **+21.0** ± 12.7 | +5.5 ± 6.4 |" in table
 
 
+def test_contrasts_of_a_single_place(tmp_path, recipe_data):
+    """There is nothing to lay side by side but the arms, and without contrasts their table is enough."""
+    study = read_study(write_study(tmp_path, study_data(recipe_data, contrasts=[["dapo", "owpo"]])))
+    results = [result(arm, seed, [5 + (arm == "owpo") + seed]) for arm in ARMS for seed in (0, 1)]
+    arms, differences = overviews(results, study)
+    assert arms.splitlines()[2] == "| arm | right |"
+    assert "| dapo − owpo | -10.0 ± " in differences
+    assert overviews(results, read_study(write_study(tmp_path, study_data(recipe_data)))) == []
+
+
 def test_settings_across_where_there_is_one_task(tmp_path, recipe_data):
     axes = {"settings": {"calm": {}, "wild": {}}}
     study = read_study(write_study(tmp_path, study_data(recipe_data, **axes)))

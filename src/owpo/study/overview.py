@@ -28,7 +28,7 @@ class Overview:
 
 
 def overviews_of(results: Sequence[Result], study: Study) -> list[Overview]:
-    """For each measure the tasks across, one a setting; of a single task the settings across."""
+    """For each measure the tasks across, one a setting; of a single task the settings across, or one for contrasts."""
     found = []
     for measure in study.measures:
         told = TITLES[measure]
@@ -41,10 +41,12 @@ def overviews_of(results: Sequence[Result], study: Study) -> list[Overview]:
                 ones[_MEAN] = {arm: _over_places([arms[arm] for arms in ones.values()]) for arm in study.arms}
                 title = f"{setting}: {told}" if setting else capital(told)
                 found.append(Overview(setting, measure, title, ones))
-        elif len(study.settings) > 1:
+        elif len(study.settings) > 1 or study.contrasts:
             (task,) = study.tasks
             ones = {
-                setting: _by_arm([r for r in results if r.setting == setting], study, measure)
+                setting or task or "right": _by_arm(
+                    [r for r in results if r.setting == setting], study, measure
+                )
                 for setting in study.settings
             }
             found.append(Overview("", measure, f"{task}: {told}" if task else capital(told), ones))
