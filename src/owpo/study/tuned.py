@@ -59,10 +59,11 @@ def tuned(stored: Sequence[Stored]) -> Tuned:
         references={},
         contrasts=tuple(pair for pair in first.contrasts if has["arm"].issuperset(pair)),
     )
-    by_study = [f"{name}: {', '.join(places)}" for name, places in chosen.items() if places]
-    return Tuned(
-        study, results, f"Each arm where its mean on the selection set is highest. {'; '.join(by_study)}."
-    )
+    others = [f"{name}: {', '.join(chosen[name])}" for name in list(chosen)[1:] if chosen[name]]
+    told = f"All of {first.name} but what is better on the selection set in {'; '.join(others)}."
+    if not others:
+        told = f"All of {first.name}, as nothing is better on the selection set elsewhere."
+    return Tuned(study, results, told)
 
 
 def _by_place(stored: Stored, seeds: set[int]) -> dict[Place, list[Result]]:
