@@ -8,7 +8,7 @@ from owpo.study.file import read_study
 from owpo.study.grid import runs_of
 from owpo.study.metrics import drift_tables, metric_tables
 from owpo.study.overview import overviews
-from owpo.study.results import ResultsFile
+from owpo.study.results import ResultsFile, Score, Transfer
 from owpo.study.stored import filled
 
 AXES = {"tasks": {"easy": {}, "hard": {}}, "metrics": ["locked"]}
@@ -63,6 +63,32 @@ def test_contrasts(tmp_path, recipe_data):
     _, table = overviews(results_of(), read_study(write_study(tmp_path, data)))
     assert table.startswith("**The last stage's best checkpoint, chosen on the selection set: differences**")
     assert "| dapo − owpo | -10.0 ± 65.8 | **+21.0** ± 12.7 | +5.5 ± 6.4 |" in table
+
+
+def test_transfer_sets_have_tables_of_the_tasks_that_have_them(tmp_path, recipe_data):
+    longer = {"transfer": {"longer": recipe_data["problems"]["report"]}}
+    tasks = {
+        "easy": longer,
+        "hard": longer,
+        "odd": {"transfer": {"other": recipe_data["problems"]["report"]}},
+    }
+    study = read_study(write_study(tmp_path, study_data(recipe_data, tasks=tasks)))
+
+    def on(correct: int) -> Transfer:
+        return Transfer(base=None, best=Score(version="best", samples=10, correct=[correct]), problems="set")
+
+    results = [
+        result(arm, seed, [9], task=task, transfer={name: on(2 * (arm == "owpo") + number + 1)})
+        for number, (task, name) in enumerate({"easy": "longer", "hard": "longer", "odd": "other"}.items())
+        for arm in ARMS
+        for seed in (0, 1)
+    ]
+    _, longer_table, other = (table.splitlines() for table in overviews(results, study))
+    assert longer_table[0] == "**The last stage's best checkpoint, on longer**"
+    assert longer_table[2] == "| arm | easy | hard | mean |"
+    assert [cell.split(" ")[0] for cell in longer_table[5].split("| ")[2:]] == ["30.0", "40.0", "35.0"]
+    assert other[2] == "| arm | odd |"
+    assert "50.0 (+20.0" in other[5]
 
 
 def test_contrasts_of_a_single_place(tmp_path, recipe_data):

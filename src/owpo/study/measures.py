@@ -23,6 +23,11 @@ TITLES = {
 }
 
 
+def title_of(measure: str) -> str:
+    """Of one of `TITLES`, or a transfer set."""
+    return TITLES.get(measure, f"the last stage's best checkpoint, on {measure}")
+
+
 @dataclass(frozen=True)
 class Estimate:
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from owpo.study.file import Study
-from owpo.study.measures import TITLES, Estimate, One, by_seed, difference_of, mean_of
+from owpo.study.measures import Estimate, One, by_seed, difference_of, mean_of, title_of
 from owpo.study.results import Result
 from owpo.study.tables import capital, line
 
@@ -28,17 +28,24 @@ class Overview:
 
 
 def overviews_of(results: Sequence[Result], study: Study) -> list[Overview]:
-    """For each measure the tasks across, one a setting; of a single task the settings across, or one for contrasts."""
+    """For each measure and transfer set the tasks across, one a setting; of a single task the settings across.
+
+    A single task without settings has one for its contrasts.
+    """
     found = []
-    for measure in study.measures:
-        told = TITLES[measure]
+    for measure in (
+        *study.measures,
+        *dict.fromkeys(name for sets in study.transfer.values() for name in sets),
+    ):
+        told = title_of(measure)
+        tasks = [task for task in study.tasks if measure in (*study.measures, *study.transfer[task])]
         if len(study.tasks) > 1:
             for setting in study.settings:
                 here = [r for r in results if r.setting == setting]
-                ones = {
-                    task: _by_arm([r for r in here if r.task == task], study, measure) for task in study.tasks
-                }
-                ones[_MEAN] = {arm: _over_places([arms[arm] for arms in ones.values()]) for arm in study.arms}
+                ones = {task: _by_arm([r for r in here if r.task == task], study, measure) for task in tasks}
+                if len(tasks) > 1:
+                    over = {arm: _over_places([arms[arm] for arms in ones.values()]) for arm in study.arms}
+                    ones[_MEAN] = over
                 title = f"{setting}: {told}" if setting else capital(told)
                 found.append(Overview(setting, measure, title, ones))
         elif len(study.settings) > 1 or study.contrasts:

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from owpo.study.file import NAMELESS, Study
-from owpo.study.measures import TITLES, Estimate, before_training, by_seed, difference_of, mean_of, size_of
+from owpo.study.measures import (
+    TITLES,
+    Estimate,
+    before_training,
+    by_seed,
+    difference_of,
+    mean_of,
+    size_of,
+    title_of,
+)
 from owpo.study.results import Result
 
 BEFORE = "before training"
@@ -59,7 +68,7 @@ class Table:
     @property
     def title(self) -> str:
         place = ", ".join(filter(None, (self.task, self.setting)))
-        told = TITLES.get(self.measure, f"the last stage's best checkpoint, on {self.measure}")
+        told = title_of(self.measure)
         return f"{place}: {told}" if place else capital(told)
 
 
