@@ -51,9 +51,7 @@ def is_of_another_reference(run: StudyRun, out: Path) -> bool:
     if run.reference is None or not (teacher := out / "runs" / run.reference.key).exists():
         return False
     result = RunFolder(teacher).result()
-    if (
-        result is None
-    ):  # a reference is done before anything learns against it, so this one is being made anew
+    if result is None:  # it was done before anything learned against it, so it is being made anew
         return True
     best = RunFolder(teacher).versions.describe(best_row(result)["version"])
     return RunFolder(run.folder).versions.describe("reference").hash != best.hash
