@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from owpo.study.file import find_study, read_study
+from owpo.study.file import find_study, read_study, study_files
+from owpo.study.grid import runs_of
 from owpo.study.results import FILE
 from owpo.study.stored import filled, stale_texts
 
@@ -36,6 +37,18 @@ def test_stored_texts_are_of_their_results(name):
     file = find_study(name.removesuffix("-full"))
     assert stale_texts(file, STUDIES / "results" / name, full=is_full) == []
     assert read_study(file, full=is_full).folder_name == name
+
+
+def test_every_study_of_the_repository_is_accepted(tmp_path):
+    """Those that have no stored results, as the larger rung, too."""
+    files = study_files()
+    assert STUDIES / "gpu" in {ROOT / file.parent for file in files}
+    for file in files:
+        assert (
+            0
+            < len(runs_of(read_study(file), tmp_path))
+            <= len(runs_of(read_study(file, full=True), tmp_path))
+        )
 
 
 def test_the_page_shows_what_is_stored():
